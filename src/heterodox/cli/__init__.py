@@ -1,0 +1,1 @@
+"""The command line: `heterodox.cli.main` is the entry, one module a command beside it."""

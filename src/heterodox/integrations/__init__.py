@@ -1,0 +1,1 @@
+"""Other frameworks: what lets them use this library's components by name."""

@@ -1,0 +1,265 @@
+"""The pre-norm transformer block with open slots, and a decoder for language made of it.
+
+    x = x + LS1(Attn(LN1(x)))
+    x = x + LS2(MLP(LN2(x)))
+
+LS is LayerScale or the identity. With hybrid norm, x = x + LS1(LN(Attn(LN1(x)))).
+Sizes and initialisation follow "Theory, Analysis, and Best Practices for Sigmoid Self-Attention"
+(Ramapuram et al., 2024, arXiv 2409.04431): MLP of 4x the width with GELU, no biases in the attention's
+projections, all weights from a truncated normal of standard deviation 0.02.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from heterodox.attention import ATTENTION, POSITIONS
+from heterodox.attention.sigmoid import LayerScale
+from heterodox.layers import NORMS
+
+AttentionFactory = Callable[..., nn.Module]
+"""`(embed_dim, num_heads, *, sequence_length, position) -> Module`, as in `heterodox.attention.slot`."""
+
+NormFactory = Callable[[int], nn.Module]
+
+INIT_STD = 0.02
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block.
+
+    Args:
+        dim: width of the residual stream.
+        attention: called as `attention(x, attn_mask=..., is_causal=...)`, x (batch, length, dim).
+        mlp: acts on each position; see `feed_forward`.
+        norm: builds a normalisation layer from `dim`.
+        layer_scale: initial value of LayerScale on both branches; None leaves it out.
+        hybrid_norm: one more norm on the attention's output, before the residual sum.
+
+    Example:
+        >>> from heterodox.attention import SoftmaxAttention
+        >>> block = Block(16, SoftmaxAttention(16, 2), feed_forward(16), nn.LayerNorm)
+        >>> block(torch.randn(2, 5, 16), is_causal=True).shape
+        torch.Size([2, 5, 16])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        attention: nn.Module,
+        mlp: nn.Module,
+        norm: NormFactory,
+        *,
+        layer_scale: float | None = None,
+        hybrid_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        scale = nn.Identity if layer_scale is None else partial(LayerScale, dim, layer_scale)
+        self.attention_norm = norm(dim)
+        self.attention = attention
+        self.output_norm = norm(dim) if hybrid_norm else nn.Identity()
+        self.attention_scale = scale()
+        self.mlp_norm = norm(dim)
+        self.mlp = mlp
+        self.mlp_scale = scale()
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length dim"],
+        attn_mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+        is_causal: bool = False,
+    ) -> Float[Tensor, "batch length dim"]:
+        attended = self.attention(
+            self.attention_norm(x), attn_mask=attn_mask, is_causal=is_causal
+        )
+        x = x + self.attention_scale(self.output_norm(attended))
+        return x + self.mlp_scale(self.mlp(self.mlp_norm(x)))
+
+
+def feed_forward(dim: int, expansion: int = 4) -> nn.Module:
+    """The block's MLP: Linear, GELU, Linear, with biases."""
+    return nn.Sequential(
+        nn.Linear(dim, expansion * dim), nn.GELU(), nn.Linear(expansion * dim, dim)
+    )
+
+
+def initialise(model: nn.Module, std: float = INIT_STD) -> None:
+    """Weights of linear and embedding layers from a normal truncated at two deviations, biases 0.
+
+    Norms and LayerScale keep what they start with.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def attention_from(slot: str | AttentionFactory) -> AttentionFactory:
+    """The factory behind a name of `ATTENTION`, or the factory itself."""
+    return ATTENTION[slot] if isinstance(slot, str) else slot
+
+
+def norm_from(slot: str | NormFactory) -> NormFactory:
+    """The factory behind a name of `NORMS`, or the factory itself."""
+    return NORMS[slot] if isinstance(slot, str) else slot
+
+
+def refuse_unnamed(**slots: Any) -> None:
+    """A saved model is rebuilt from the JSON of its arguments, which can hold a slot's name only."""
+    for name, given in slots.items():
+        if not isinstance(given, str):
+            raise ValueError(
+                f"{name}: built from {given!r}, only a model whose slots are given by name can be saved"
+            )
+
+
+class DecoderLM(nn.Module, PyTorchModelHubMixin):
+    """A causal language model with open slots.
+
+    Args:
+        vocabulary: number of tokens.
+        width, layers, heads: of the transformer; heads must divide width.
+        length: longest sequence in training. Sigmoid attention fixes its bias there, and learned
+            positions end there; the others run at any length.
+        attention: name in `ATTENTION`, or a factory `(embed_dim, num_heads, *, sequence_length, position)`.
+        position: "rotary", "alibi", "learned" (a table of `length` vectors) or "none".
+        norm: name in `NORMS`, or a factory `(dim)`.
+        hybrid_norm, layer_scale: see `Block`.
+        tie_embeddings: whether the read-out shares the token embedding's weight, as GPT-2 does.
+
+    `save_pretrained` and `from_pretrained` work as in Hugging Face, for models whose slots are given
+    by name.
+
+    Raises:
+        ValueError: unknown names, sizes that are not positive, heads that do not divide width, or an
+            odd head size with rotary positions.
+
+    Example:
+        >>> model = DecoderLM(65, width=32, layers=2, heads=2, length=16, attention="sigmoid")
+        >>> model(torch.randint(65, (4, 16))).shape
+        torch.Size([4, 16, 65])
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int,
+        layers: int,
+        heads: int,
+        length: int,
+        *,
+        attention: str | AttentionFactory = "softmax",
+        position: str = "rotary",
+        norm: str | NormFactory = "layer",
+        hybrid_norm: bool = False,
+        layer_scale: float | None = None,
+        tie_embeddings: bool = True,
+    ) -> None:
+        super().__init__()
+        check_decoder(
+            vocabulary=vocabulary,
+            width=width,
+            layers=layers,
+            heads=heads,
+            length=length,
+            position=position,
+        )
+        make_attention, make_norm = attention_from(attention), norm_from(norm)
+        self.length = length
+        self.slots = {"attention": attention, "norm": norm}
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(length, width) if position == "learned" else None
+        inside = position if position in ("rotary", "alibi") else None
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                make_attention(width, heads, sequence_length=length, position=inside),
+                feed_forward(width),
+                make_norm,
+                layer_scale=layer_scale,
+                hybrid_norm=hybrid_norm,
+            )
+            for _ in range(layers)
+        )
+        self.norm = make_norm(width)
+        self.readout = nn.Linear(width, vocabulary, bias=False)
+        initialise(self)
+        if tie_embeddings:
+            self.readout.weight = self.embedding.weight
+
+    def forward(
+        self, tokens: Int[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch length vocabulary"]:
+        x = self.embedding(tokens)
+        if self.positions is not None:
+            if tokens.shape[1] > self.length:
+                raise ValueError(
+                    f"tokens: length {tokens.shape[1]} given, at most {self.length} expected: "
+                    "learned positions end at the training length"
+                )
+            x = x + self.positions.weight[: tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x, is_causal=True)
+        return self.readout(self.norm(x))
+
+    @torch.no_grad()
+    def attention_norms(self, tokens: Int[Tensor, "batch length"]) -> list[float]:
+        """Mean Euclidean norm, over all positions, of each layer's attention output.
+
+        Taken before hybrid norm and LayerScale. A value far above softmax's at initialisation is
+        what the sigmoid-attention paper names as the cause of failed training (section 3).
+        """
+        norms: list[float] = []
+
+        def note(module: nn.Module, args: Any, output: Tensor) -> None:
+            norms.append(output.float().norm(dim=-1).mean().item())
+
+        handles = [block.attention.register_forward_hook(note) for block in self.blocks]
+        try:
+            self(tokens)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return norms
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        refuse_unnamed(**self.slots)
+        super()._save_pretrained(save_directory)
+
+
+def check_decoder(
+    *, vocabulary: int, width: int, layers: int, heads: int, length: int, position: str
+) -> None:
+    """Raises the ValueErrors of `DecoderLM` for its sizes."""
+    sizes = {"vocabulary": vocabulary, "width": width, "layers": layers}
+    for name, size in {**sizes, "heads": heads, "length": length}.items():
+        if size < 1:
+            raise ValueError(f"{name}: {size} given, a positive number expected")
+    if width % heads:
+        raise ValueError(f"heads: {heads} given, a divisor of the width {width} expected")
+    if position not in POSITIONS:
+        raise ValueError(f"position: {position!r} given, one of {', '.join(POSITIONS)} expected")
+    if position == "rotary" and (width // heads) % 2:
+        raise ValueError(
+            f"heads: {heads} given, with rotary positions width / heads must be even, "
+            f"{width} / {heads} is {width // heads}"
+        )
+
+
+def token_losses(
+    model: nn.Module,
+    tokens: Int[Tensor, "batch length"],
+    targets: Int[Tensor, "batch length"],
+    loss: Callable[..., Tensor] = F.cross_entropy,
+) -> Float[Tensor, ""]:
+    """The mean of `loss` over all positions of all sequences."""
+    logits = model(tokens)
+    return loss(logits.flatten(0, 1), targets.flatten())

@@ -1,0 +1,31 @@
+"""Another attention in an existing model: swapped in place, with the weights that are there."""
+
+from typing import TYPE_CHECKING
+
+from heterodox.slots import lazy_exports
+
+if TYPE_CHECKING:
+    from heterodox.swapping.in_place import Replaced, Skipped, SwapReport, swap
+    from heterodox.swapping.multihead import SwappedMultiheadAttention
+    from heterodox.swapping.self_attention import SwappedSelfAttention
+
+__all__ = [
+    "Replaced",
+    "Skipped",
+    "SwapReport",
+    "SwappedMultiheadAttention",
+    "SwappedSelfAttention",
+    "swap",
+]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Replaced": "heterodox.swapping.in_place",
+        "Skipped": "heterodox.swapping.in_place",
+        "SwapReport": "heterodox.swapping.in_place",
+        "SwappedMultiheadAttention": "heterodox.swapping.multihead",
+        "SwappedSelfAttention": "heterodox.swapping.self_attention",
+        "swap": "heterodox.swapping.in_place",
+    },
+)

@@ -1,0 +1,402 @@
+"""Language: a decoder learns to predict the next byte or character of a real text.
+
+The model is the pre-norm transformer of `heterodox.models.transformer`; sizes stand in `SETTINGS`.
+Losses are natural logarithms: nats per token, and nats per byte of UTF-8, which compares bytes with
+characters.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from heterodox.attention import ATTENTION
+from heterodox.data.text import EncodedText, TextData, load_text
+from heterodox.experiment.measurement import Curve, Measurement
+from heterodox.experiment.scale import Scale
+from heterodox.layers import NORMS
+from heterodox.losses import LOSSES
+from heterodox.models.transformer import DecoderLM, check_decoder, token_losses
+from heterodox.optim import OPTIMIZERS, SCHEDULES
+from heterodox.tasks.task import chosen, described
+from heterodox.training.batches import RandomWindows
+from heterodox.training.devices import fabric_on
+from heterodox.training.history import History
+from heterodox.training.loop import fit
+from heterodox.training.seeding import derived_seed, generator_for, seeded
+
+
+@dataclass(frozen=True)
+class LanguageSettings:
+    """The sizes of a run.
+
+    Args:
+        length: tokens in a training window.
+        width, layers, heads, hybrid_norm, layer_scale, tie_embeddings: see `DecoderLM`.
+        steps: optimizer steps, of `batch_size` windows each.
+        learning_rate, warmup_steps: peak of the schedule, and the steps to reach it.
+        weight_decay: of the optimizer.
+        clip: largest norm of the gradient; None does not clip.
+        tokens: "byte" or "char".
+        evaluate_lengths: multiples of `length` at which the trained model is evaluated.
+        evaluation_windows: windows of validation text at the longest of these lengths; the shorter
+            lengths cut the same text into more windows.
+        evaluations: how often the validation loss is taken during training.
+        precision: as for `lightning_fabric.Fabric`.
+    """
+
+    length: int
+    width: int
+    layers: int
+    heads: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float = 0.0
+    clip: float | None = 1.0
+    tokens: Literal["byte", "char"] = "char"
+    evaluate_lengths: tuple[int, ...] = (1, 2, 4, 8)
+    evaluation_windows: int = 16
+    evaluations: int = 10
+    hybrid_norm: bool = False
+    layer_scale: float | None = None
+    tie_embeddings: bool = True
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "learning_rate", "evaluation_windows", "evaluations"):
+            given = getattr(self, name)
+            if not given > 0:
+                raise ValueError(f"{name}: {given} given, a positive number expected")
+        if 1 not in self.evaluate_lengths or min(self.evaluate_lengths) < 1:
+            raise ValueError(
+                f"evaluate_lengths: {self.evaluate_lengths} given, multiples from 1 on expected"
+            )
+        if self.tokens not in ("byte", "char"):
+            raise ValueError(f"tokens: {self.tokens!r} given, 'byte' or 'char' expected")
+
+
+SETTINGS: dict[Scale, LanguageSettings] = {
+    Scale.SMOKE: LanguageSettings(
+        length=64,
+        width=48,
+        layers=2,
+        heads=3,
+        steps=120,
+        batch_size=8,
+        learning_rate=4e-3,
+        warmup_steps=10,
+        evaluation_windows=8,
+        evaluations=3,
+    ),
+    Scale.LAPTOP: LanguageSettings(
+        length=128,
+        width=96,
+        layers=2,
+        heads=3,
+        steps=600,
+        batch_size=16,
+        learning_rate=2e-3,
+        warmup_steps=50,
+    ),
+    # GPT-2 small, on bytes; rate, warm-up and decay of the usual GPT-2 reproductions.
+    Scale.PAPER: LanguageSettings(
+        length=1024,
+        width=768,
+        layers=12,
+        heads=12,
+        steps=20_000,
+        batch_size=32,
+        learning_rate=6e-4,
+        warmup_steps=700,
+        weight_decay=0.1,
+        tokens="byte",
+        evaluation_windows=32,
+        evaluations=40,
+        precision="bf16-mixed",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TrainedLanguage:
+    """A trained model with its record.
+
+    Attributes:
+        model: in evaluation mode, on the device of training.
+        text: tokens of the text, and what they stand for.
+        settings: of the run.
+        history: curves of training and validation loss [nats/token].
+        attention_norms: see `DecoderLM.attention_norms`; at initialisation, a number a layer.
+        losses: multiple of the training length -> validation loss [nats/token].
+        nll: from (logits, targets) to the loss that is evaluated.
+    """
+
+    model: nn.Module
+    text: EncodedText
+    settings: LanguageSettings
+    history: History
+    attention_norms: list[float]
+    losses: dict[int, float]
+    nll: Callable[..., Tensor]
+
+    @property
+    def validation_loss(self) -> float:
+        """At the training length [nats/token]; NaN if training diverged."""
+        return self.losses[1]
+
+    @property
+    def nats_per_byte(self) -> float:
+        """`validation_loss` over the mean number of bytes in a token of the validation text."""
+        return self.validation_loss / self.bytes_per_token
+
+    @property
+    def bytes_per_token(self) -> float:
+        targets = _validation(self.text, self.settings)[1:]
+        return self.text.count_bytes(targets) / len(targets)
+
+    def loss_at(self, length: int) -> float:
+        """Validation loss [nats/token] in windows of `length` tokens, with the model as it is now.
+
+        Positions run from 0 to `length` - 1 within a window, and the mean is over all of them. The
+        windows of every length together cover the same validation text.
+
+        Raises:
+            ValueError: `length` is not positive, or longer than the evaluated text.
+        """
+        tokens = _validation(self.text, self.settings)
+        if not 1 <= length < len(tokens):
+            raise ValueError(
+                f"length: {length} given, between 1 and the {len(tokens) - 1} tokens of the "
+                "evaluated text expected"
+            )
+        training = self.model.training
+        self.model.eval()
+        at_once = self.settings.batch_size * self.settings.length
+        loss = window_loss(self.model, tokens, length, self.nll, at_once)
+        self.model.train(training)
+        return loss
+
+    def measurement(self) -> Measurement:
+        """The metric, validation loss in nats per byte, and what else the run has shown.
+
+        Readings: "loss at 2x" and so on, in nats per byte like the metric; "rise at 2x", the
+        difference to the loss at the training length; "nats per token"; and "attention norm", the
+        mean over layers at initialisation.
+        """
+        per_byte = {m: loss / self.bytes_per_token for m, loss in self.losses.items()}
+        beyond = [multiple for multiple in per_byte if multiple != 1]
+        readings = {f"loss at {m}x": per_byte[m] for m in beyond}
+        readings |= {f"rise at {m}x": per_byte[m] - per_byte[1] for m in beyond}
+        readings["nats per token"] = self.validation_loss
+        readings["attention norm"] = sum(self.attention_norms) / len(self.attention_norms)
+        curves: dict[str, Curve] = {
+            "training loss [nats/token]": self.history.loss,
+            "validation loss [nats/token]": self.history.evaluations.get("validation loss", []),
+            "loss by length [nats/byte]": [(float(m), loss) for m, loss in per_byte.items()],
+        }
+        return Measurement(self.nats_per_byte, readings, curves)
+
+
+def train(
+    *,
+    attention: str | Callable[..., nn.Module] = "softmax",
+    position: str = "rotary",
+    norm: str | Callable[[int], nn.Module] = "layer",
+    loss: str | Callable[..., Tensor] = "cross-entropy",
+    optimizer: str | Callable[..., Any] = "adamw",
+    schedule: str | Callable[..., Any] = "cosine",
+    data: str | Path | TextData = "python-docs",
+    seed: int = 0,
+    settings: LanguageSettings = SETTINGS[Scale.LAPTOP],
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    progress: bool = False,
+) -> TrainedLanguage:
+    """Trains a decoder on a text and evaluates it, at the training length and beyond.
+
+    Args:
+        attention, norm, loss, optimizer, schedule: a name of the slot, or a callable with the call that
+            the slot's module documents.
+        position: "rotary", "alibi", "learned" or "none". Learned positions are evaluated at the training
+            length only.
+        data: see `heterodox.data.load_text`; or a text already loaded.
+        seed: of initialisation and of the order of the data. Two runs with the same seed see the
+            same windows, whatever is in their slots.
+        settings: see `SETTINGS` for those of each scale.
+        device: see `heterodox.training.fabric_on`.
+        checkpoint: see `heterodox.training.fit`; removed by the caller.
+        progress: show a bar on a terminal.
+
+    The validation loss is the negative log-likelihood of the distribution that the loss trains:
+    that of StableMax with the stablemax loss, that of softmax otherwise.
+
+    Raises:
+        ValueError: unknown names, sizes that do not fit, or a text too short for the context.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> tiny = replace(SETTINGS[Scale.SMOKE], steps=2, evaluations=1, evaluation_windows=1)
+        >>> run = train(attention="sigmoid", settings=tiny)
+        >>> 3.0 < run.validation_loss < 6.0
+        True
+    """
+    source = data if isinstance(data, TextData) else load_text(data)
+    check(
+        attention=attention,
+        position=position,
+        norm=norm,
+        loss=loss,
+        optimizer=optimizer,
+        schedule=schedule,
+        data=source,
+        settings=settings,
+    )
+    make_loss = chosen(LOSSES, loss)
+    make_optimizer, make_schedule = chosen(OPTIMIZERS, optimizer), chosen(SCHEDULES, schedule)
+    fabric = fabric_on(device, settings.precision)
+    multiples = _multiples(position, settings)
+    text = source.encode(settings.tokens)
+
+    with seeded(derived_seed(seed, "initialisation")):
+        model = DecoderLM(
+            text.vocabulary_size,
+            settings.width,
+            settings.layers,
+            settings.heads,
+            settings.length,
+            attention=attention,
+            position=position,
+            norm=norm,
+            hybrid_norm=settings.hybrid_norm,
+            layer_scale=settings.layer_scale,
+            tie_embeddings=settings.tie_embeddings,
+        )
+    validation = _validation(text, settings)
+    attention_norms = model.attention_norms(validation[: settings.length][None])
+    nll = _likelihood(make_loss)
+    steps, at_once = settings.steps, settings.batch_size * settings.length
+    descent = make_optimizer(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        loss_now = window_loss(model, validation, settings.length, nll, at_once)
+        return {"validation loss": loss_now}
+
+    history = fit(
+        model,
+        descent,
+        RandomWindows(
+            text.train, settings.length, settings.batch_size, generator_for(seed, "windows")
+        ),
+        lambda model, batch: token_losses(model, *batch, make_loss),
+        steps=steps,
+        scheduler=make_schedule(descent, steps, settings.warmup_steps),
+        clip=settings.clip,
+        evaluate=validate,
+        evaluate_every=max(1, steps // settings.evaluations),
+        checkpoint=checkpoint,
+        identity=described(
+            task="language",
+            attention=attention,
+            position=position,
+            norm=norm,
+            loss=loss,
+            optimizer=optimizer,
+            schedule=schedule,
+            data=source.sha256,
+            seed=seed,
+            settings=settings,
+        ),
+        fabric=fabric,
+        seed=derived_seed(seed, "dropout"),
+        progress=progress,
+    )
+    model.eval()
+    losses = {
+        multiple: math.nan
+        if history.diverged
+        else window_loss(model, validation, multiple * settings.length, nll, at_once)
+        for multiple in multiples
+    }
+    return TrainedLanguage(model, text, settings, history, attention_norms, losses, nll)
+
+
+def check(
+    *,
+    attention: str | Callable[..., nn.Module] = "softmax",
+    position: str = "rotary",
+    norm: str | Callable[[int], nn.Module] = "layer",
+    loss: str | Callable[..., Tensor] = "cross-entropy",
+    optimizer: str | Callable[..., Any] = "adamw",
+    schedule: str | Callable[..., Any] = "cosine",
+    data: str | Path | TextData = "python-docs",
+    settings: LanguageSettings = SETTINGS[Scale.LAPTOP],
+) -> str:
+    """Raises what `train` would raise for these arguments; returns the sha256 of the text."""
+    make_attention = chosen(ATTENTION, attention)
+    chosen(NORMS, norm), chosen(LOSSES, loss)
+    chosen(OPTIMIZERS, optimizer), chosen(SCHEDULES, schedule)
+    check_decoder(
+        vocabulary=1,
+        width=settings.width,
+        layers=settings.layers,
+        heads=settings.heads,
+        length=settings.length,
+        position=position,
+    )
+    in_layer = position if position in ("rotary", "alibi") else None
+    with seeded(0):  # a layer that cannot honour the position says so when it is built
+        make_attention(
+            settings.width, settings.heads, sequence_length=settings.length, position=in_layer
+        )
+    source = data if isinstance(data, TextData) else load_text(data)
+    source.require_length(settings.length * max(_multiples(position, settings)) + 1)
+    return source.sha256
+
+
+def _multiples(position: str, settings: LanguageSettings) -> tuple[int, ...]:
+    """Learned positions end with the training length."""
+    return (1,) if position == "learned" else settings.evaluate_lengths
+
+
+@torch.no_grad()
+def window_loss(
+    model: nn.Module,
+    tokens: Tensor,
+    length: int,
+    loss: Callable[..., Tensor],
+    tokens_at_once: int,
+) -> float:
+    """Mean loss over the targets of `tokens`, cut into windows of `length` side by side.
+
+    What does not fill a window is left out at the end. Each target is predicted once.
+    """
+    device = next(model.parameters()).device
+    count = (len(tokens) - 1) // length
+    inputs = tokens[: count * length].view(count, length)
+    targets = tokens[1 : count * length + 1].view(count, length)
+    rows = max(1, tokens_at_once // length)
+    total = 0.0
+    for x, y in zip(inputs.split(rows), targets.split(rows), strict=True):
+        total += token_losses(model, x.to(device), y.to(device), loss).item() * len(x)
+    return total / count
+
+
+def _validation(text: EncodedText, settings: LanguageSettings) -> Tensor:
+    """The start of the validation text: whole windows of the longest length, and one target more."""
+    longest = settings.length * max(settings.evaluate_lengths)
+    windows = min(settings.evaluation_windows, max(1, (len(text.validation) - 1) // longest))
+    return text.validation[: windows * longest + 1]
+
+
+def _likelihood(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The negative log-likelihood under the distribution that `loss` trains."""
+    return loss if loss is LOSSES["stablemax"] else F.cross_entropy
