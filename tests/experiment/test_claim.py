@@ -1,10 +1,10 @@
 from typing import Literal
 
 import pytest
+from tests.experiment import toy_claims
 
 from heterodox.catalog import PaperEntry
 from heterodox.experiment import AtMost, Beats, Measurement, Paper, Scale
-from tests.experiment import toy_claims
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_the_decorated_function_is_still_a_function():
 
 
 def test_a_measure_that_knows_no_device_refuses_another_than_the_cpu():
-    with pytest.raises(ValueError, match="^device: 'cuda'"):
+    with pytest.raises(ValueError, match=r"^device: 'cuda'"):
         toy_claims.paper.claims[0].measure.run("base", 1, Scale.SMOKE, "cuda")
 
 
@@ -61,7 +61,7 @@ def test_two_claims_of_one_name_are_refused(paper):
         return 0.0
 
     paper.claim(says="s", metric="m", expects=Beats("a"))(measure)
-    with pytest.raises(ValueError, match="^name: 'measure' given twice"):
+    with pytest.raises(ValueError, match=r"^name: 'measure' given twice"):
         paper.claim(says="s", metric="m", expects=Beats("a"))(measure)
 
 
@@ -80,7 +80,7 @@ def test_a_measure_without_arms_at_all_is_refused(paper):
     def measure(seed: int, scale: Scale) -> dict[str, float]:
         return {}
 
-    with pytest.raises(ValueError, match="^arms: none given"):
+    with pytest.raises(ValueError, match=r"^arms: none given"):
         paper.claim(says="s", metric="m", expects=Beats("a"))(measure)
 
 

@@ -24,7 +24,7 @@ SOURCE = {
         def another(arm, seed, scale):
             return other(1)
         ''',
-    "tasks.py": '''
+    "tasks.py": """
         import math
 
         def train(layer, width):
@@ -36,20 +36,20 @@ SOURCE = {
 
         def not_reached():
             return 0
-        ''',
-    "layers.py": '''
+        """,
+    "layers.py": """
         def good(x):
             return x + 1
 
         def other(x):
             return x + 2
-        ''',
+        """,
 }
 
 
 @pytest.fixture
 def laboratory(tmp_path, monkeypatch):
-    """A package of three modules; returns a function that edits it and gives the fingerprint anew."""
+    """A package of three modules, and a function that edits it and fingerprints it anew."""
     root = tmp_path / "laboratory"
     root.mkdir()
     (root / "__init__.py").write_text("")

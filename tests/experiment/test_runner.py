@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tests.experiment import toy_claims
 
 from heterodox.experiment import Measure, Paper, Scale
 from heterodox.experiment.claim import Claim
 from heterodox.experiment.expectation import Beats
 from heterodox.experiment.runner import Options, run
-from tests.experiment import toy_claims
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +39,7 @@ def test_a_run_measures_every_arm_and_seed_and_judges(tmp_path):
     assert verdicts == {"losses": "holds", "also_read": "holds", "joint": "holds"}
     losses = tree["claims"][0]
     assert set(losses["values"]) == {"base", "better", "equal", "diverges"}
-    assert set(losses["values"]["base"]) == {"1", "2", "3", "4", "5"}
+    assert set(losses["values"]["base"]) == {"1", "2", "3"}
     assert losses["values"]["diverges"]["1"] == "NaN"
     assert json.loads((tmp_path / "smoke" / "toy.json").read_text()) == tree
 
@@ -211,7 +211,8 @@ def test_seeds_computed_together_are_stored_one_by_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "argument"), [({"seeds": 0}, "seeds"), ({"jobs": 0}, "jobs"), ({"engine": "x"}, "engine")]
+    ("changes", "argument"),
+    [({"seeds": 0}, "seeds"), ({"jobs": 0}, "jobs"), ({"engine": "x"}, "engine")],
 )
 def test_bad_options_name_the_argument(tmp_path, changes, argument):
     with pytest.raises(ValueError, match=f"^{argument}: "):
@@ -255,11 +256,13 @@ def test_a_real_ray_runs_the_same_jobs(tmp_path):
 
 def test_a_real_dask_runs_the_same_jobs(tmp_path):
     pytest.importorskip("dask.distributed", reason="dask is not installed")
-    from dask.distributed import LocalCluster
     import dask
+    from dask.distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        with dask.config.set({"scheduler-address": cluster.scheduler_address}):
-            tree = run([toy_claims.paper], options(tmp_path / "d", engine="dask"), quiet()).trees[0]
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        dask.config.set({"scheduler-address": cluster.scheduler_address}),
+    ):
+        tree = run([toy_claims.paper], options(tmp_path / "d", engine="dask"), quiet()).trees[0]
     local = run([toy_claims.paper], options(tmp_path / "local"), quiet()).trees[0]
     assert results(tree) == results(local)

@@ -42,7 +42,7 @@ def record(value=1.5, **curves):
 def test_what_is_written_is_read_again_to_the_last_bit(tmp_path, value):
     store = Store(tmp_path)
     store.write(key(), record(value, loss=[(0, 4.0), (1, math.inf)]))
-    assert store.read(key()) .measurements["b = −log n"].value == value
+    assert store.read(key()).measurements["b = −log n"].value == value
     again = store.read(key())
     assert math.isnan(again.measurements["b = −log n"].readings["r"])
     assert again.measurements["b = −log n"].curves == {"loss": [(0, 4.0), (1, math.inf)]}

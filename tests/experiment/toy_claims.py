@@ -52,7 +52,9 @@ def losses(
     noise = np.random.default_rng(seed).normal(0, 0.05)
     own = np.random.default_rng([seed, len(arm)]).normal(0, 0.01)
     value = _gap(arm) + noise + own
-    return Measurement(value, readings={"twice": 2 * value}, curves={"loss": [(0, 2.0), (1, value)]})
+    return Measurement(
+        value, readings={"twice": 2 * value}, curves={"loss": [(0, 2.0), (1, value)]}
+    )
 
 
 @paper.claim(

@@ -31,7 +31,9 @@ def build(kind: str, implementation: str, **settings):
         )
         cls = transformers.GPT2LMHeadModel
     else:
-        config = transformers.LlamaConfig(
+        llama = kind == "llama"
+        config_cls = transformers.LlamaConfig if llama else transformers.MistralConfig
+        config = config_cls(
             vocab_size=50,
             max_position_embeddings=LENGTH,
             hidden_size=32,
@@ -39,9 +41,10 @@ def build(kind: str, implementation: str, **settings):
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
+            **({} if llama else {"sliding_window": 5}),
             **sizes,
         )
-        cls = transformers.LlamaForCausalLM
+        cls = transformers.LlamaForCausalLM if llama else transformers.MistralForCausalLM
     config.pad_token_id, config.eos_token_id, config.bos_token_id = 0, None, None
     torch.manual_seed(0)
     model = cls(config).double().eval()
@@ -83,7 +86,8 @@ def use_dense(monkeypatch, kind, method):
     monkeypatch.setattr(module, "eager_attention_forward", eager)
 
 
-both_models = pytest.mark.parametrize("kind", ["gpt2", "llama"])
+# Multi-head attention; grouped queries; grouped queries that see a window of 5 tokens.
+all_models = pytest.mark.parametrize("kind", ["gpt2", "llama", "mistral"])
 all_methods = pytest.mark.parametrize("method", METHODS)
 
 
@@ -94,7 +98,7 @@ def test_every_method_but_softmax_is_registered():
     assert set(METHODS) == set(ATTENTION_FUNCTIONS) - {"softmax"}
 
 
-@both_models
+@all_models
 @all_methods
 @pytest.mark.parametrize("padded", [False, True])
 def test_logits_equal_the_dense_formula(monkeypatch, kind, method, padded):
@@ -113,7 +117,7 @@ def test_logits_equal_the_dense_formula(monkeypatch, kind, method, padded):
     assert (logits - softmax)[real].abs().max() > 0.01
 
 
-@both_models
+@all_models
 @all_methods
 def test_padding_on_the_left_has_no_influence(kind, method):
     model = build(kind, f"heterodox-{method}")
@@ -127,7 +131,7 @@ def test_padding_on_the_left_has_no_influence(kind, method):
     torch.testing.assert_close(beside, alone, rtol=1e-9, atol=1e-9)
 
 
-@both_models
+@all_models
 @all_methods
 def test_gradients_equal_those_of_the_dense_formula(monkeypatch, kind, method):
     ids = tokens()
@@ -141,14 +145,15 @@ def test_gradients_equal_those_of_the_dense_formula(monkeypatch, kind, method):
     torch.testing.assert_close(gradients, expected, rtol=1e-6, atol=1e-9)
 
 
-@both_models
+@all_models
 @all_methods
 @pytest.mark.parametrize("cache", [None, "static"])
-def test_greedy_decoding_with_a_cache_is_greedy_decoding_without(kind, method, cache):
+@pytest.mark.parametrize("padded", [False, True])
+def test_greedy_decoding_with_a_cache_is_greedy_decoding_without(kind, method, cache, padded):
     model = build(kind, f"heterodox-{method}")
     ids = tokens()
     mask = torch.ones_like(ids)
-    mask[0, :2] = 0
+    mask[0, :2] = 0 if padded else 1
     options = {"attention_mask": mask, "max_new_tokens": 8, "do_sample": False}
     options |= {"output_scores": True, "return_dict_in_generate": True}
     cached = model.generate(ids, use_cache=True, cache_implementation=cache, **options)
@@ -156,6 +161,17 @@ def test_greedy_decoding_with_a_cache_is_greedy_decoding_without(kind, method, c
     assert cached.sequences.tolist() == plain.sequences.tolist()
     for step, expected in zip(cached.scores, plain.scores, strict=True):
         torch.testing.assert_close(step, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_gradient_checkpointing_changes_nothing():
+    ids, gradients = tokens(), []
+    for checkpointing in (False, True):
+        model = build("llama", "heterodox-softplus").train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model(ids, labels=ids, use_cache=False).loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients)
 
 
 def test_sigmoid_takes_its_length_from_the_config_not_from_the_call():

@@ -15,7 +15,7 @@ def printed(results, encoding="utf-8", **options):
 
 
 def test_a_pipe_gets_plain_text_of_80_columns_with_nothing_cut(gallery):
-    text = printed(gallery.values())
+    text = printed(list(gallery.values()))
     assert "\x1b" not in text and "…" not in text
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())
@@ -44,7 +44,7 @@ def test_failed_runs_are_named_with_their_error(gallery):
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_an_encoding_without_our_signs_is_no_reason_to_break(gallery, encoding):
-    text = printed(gallery.values(), encoding=encoding)
+    text = printed(list(gallery.values()), encoding=encoding)
     assert "+ holds" in text and "x fails" in text and "sigmoid - softmax" in text
 
 

@@ -40,16 +40,16 @@ def test_every_number_written_is_the_number_meant():
 
 
 def test_an_interval_is_written_to_three_digits_of_its_width():
-    effect = Effect("a", {}, 98.23456, 98.1, 98.4, "above", 90, "", "holds")
+    effect = Effect("a", {}, 98.23456, 98.1, 98.4, "above", 90.0, "", "holds")
     assert interval(effect) == ("98.235", "98.100", "98.400")
-    point = Effect("a", {}, 2.0, 2.0, 2.0, "above", 1, "", "holds")
+    point = Effect("a", {}, 2.0, 2.0, 2.0, "above", 1.0, "", "holds")
     assert interval(point) == ("2", "2", "2")
     unbounded = Effect("a − b", {}, 0.5, -math.inf, math.inf, "below", 0.02, "", "inconclusive")
     assert measured(unbounded) == "a − b: 0.5 [−∞, ∞], wanted below 0.02"
 
 
 def test_a_duration_is_told_in_its_own_unit():
-    assert [duration(s) for s in (0.0, 12.3, 90, 7200, math.nan)] == [
+    assert [duration(s) for s in (0.0, 12.3, 90.0, 7200.0, math.nan)] == [
         "0 s",
         "12 s",
         "1.5 min",

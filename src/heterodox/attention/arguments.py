@@ -1,7 +1,7 @@
 """What attention functions and layers accept: the ValueErrors that they share."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def check_attention(
@@ -67,4 +67,12 @@ def check_heads(embed_dim: int, num_heads: int) -> None:
     if embed_dim < 1 or embed_dim % num_heads:
         raise ValueError(
             f"embed_dim: {embed_dim} given, a positive multiple of num_heads = {num_heads} expected"
+        )
+
+
+def check_layer_input(x: Tensor, projection: nn.Linear) -> None:
+    """The argument `x` of a layer's forward, which `projection` reads."""
+    if x.ndim != 3 or x.shape[2] != projection.in_features:
+        raise ValueError(
+            f"x: shape {tuple(x.shape)} given, (batch, length, {projection.in_features}) expected"
         )

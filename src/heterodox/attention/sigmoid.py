@@ -10,14 +10,18 @@ Time O(n_q · n · d), memory O((n_q + n) · d); small problems are computed in 
 
 import importlib.util
 import math
-from typing import Self
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from heterodox.attention.arguments import check_attention, check_dropout, check_heads
+from heterodox.attention.arguments import (
+    check_attention,
+    check_dropout,
+    check_heads,
+    check_layer_input,
+)
 from heterodox.attention.position import alibi_bias, alibi_slopes, apply_rotary, check_position
 from heterodox.attention.sigmoid_blocked import Logits, blocked_sigmoid_attention
 
@@ -215,7 +219,8 @@ def sigmoid_attention_lipschitz_bound(
 
         ‖W_v‖ · n · (max σ(u) + 2 · max σ'(u) · scale · ‖W_qᵀ W_k‖ · (1/n) Σ_i ‖x_i‖²)
 
-    It is quadratic in the norm of the inputs; the known bound for softmax is exponential.
+    It is quadratic in the norm of the inputs; the known bound for softmax is exponential. Half
+    precision is computed in float32.
 
     Args:
         x: the sequence at which the bound is taken.
@@ -242,12 +247,17 @@ def sigmoid_attention_lipschitz_bound(
             raise ValueError(f"{name}: shape {tuple(weight.shape)} given, {(rows, dim)} expected")
     scale = head_dim**-0.5 if scale is None else scale
     bias = -math.log(length) if bias is None else bias
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    given, x = x.dtype, x.to(dtype)
+    weight_query, weight_key, weight_value = (
+        weight.to(dtype) for weight in (weight_query, weight_key, weight_value)
+    )
     weights = torch.sigmoid(scale * (x @ weight_query.mT) @ (x @ weight_key.mT).mT + bias)
     slopes = weights * (1 - weights)
     interaction = abs(scale) * torch.linalg.matrix_norm(weight_query.mT @ weight_key, ord=2)
     mean_square = x.square().sum(dim=1).mean()
     bound = weights.max() + 2 * slopes.max() * interaction * mean_square
-    return torch.linalg.matrix_norm(weight_value, ord=2) * length * bound
+    return (torch.linalg.matrix_norm(weight_value, ord=2) * length * bound).to(given)
 
 
 class SigmoidAttention(nn.Module):
@@ -316,7 +326,7 @@ class SigmoidAttention(nn.Module):
     @classmethod
     def from_multihead(
         cls, mha: nn.MultiheadAttention, *, sequence_length: int | None = None
-    ) -> Self:
+    ) -> "SigmoidAttention":
         """A layer with the weights, biases and dropout of `mha`, but its own calling convention.
 
         The weights were trained for softmax: the output differs until the model is trained again.
@@ -360,6 +370,7 @@ class SigmoidAttention(nn.Module):
         is_causal: bool = False,
     ) -> Float[Tensor, "batch length embed_dim"]:
         """Masks as for `sigmoid_attention`; a padding mask is `is_token[:, None, None, :]`."""
+        check_layer_input(x, self.qkv)
         query, key, value = (
             self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         )

@@ -20,7 +20,13 @@ from torch.autograd.function import once_differentiable
 
 from heterodox.attention.sigmoid_blocked import Logits
 
-LARGEST_HEAD = 256
+# Bytes of a padded row up to which a tile is used; its queries, keys, warps and pipeline stages.
+# Chosen so that a tile fits in the 99 KiB of shared memory of the smaller GPUs.
+TILES = {
+    False: ((128, 128, 64, 4, 3), (256, 128, 64, 8, 2), (512, 64, 32, 8, 1)),
+    True: ((128, 64, 64, 4, 3), (256, 64, 32, 8, 2), (512, 32, 32, 8, 1)),
+}
+LARGEST_ROW = 512
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -29,7 +35,7 @@ def supports(query: Tensor, value: Tensor, logits: Logits) -> bool:
     mask = logits.attn_mask
     return (
         query.dtype in (torch.float16, torch.bfloat16, torch.float32)
-        and max(query.shape[3], value.shape[3]) <= LARGEST_HEAD
+        and max(query.shape[3], value.shape[3]) * query.element_size() <= LARGEST_ROW
         and logits.dropout_p == 0
         and (mask is None or (mask.dtype == torch.bool and mask.shape[1:3] == (1, 1)))
     )
@@ -257,13 +263,10 @@ def _options(
     if mask is not None:
         mask = mask.expand(query.shape[0], 1, 1, key.shape[2])
     padded, value_padded = (max(16, triton.next_power_of_2(x.shape[3])) for x in (query, value))
-    # Tiles that fit in the shared memory and the registers of one multiprocessor.
     bytes_per_row = max(padded, value_padded) * query.element_size()
-    block_m, block_n, warps = (128, 64, 4) if bytes_per_row <= 128 else (128, 64, 8)
-    if bytes_per_row > 256 or (backward and bytes_per_row > 128):
-        block_m, block_n = 64, 32
-    elif backward:
-        block_m, block_n = 64, 64
+    block_m, block_n, warps, stages = next(
+        tiles for limit, *tiles in TILES[backward] if bytes_per_row <= limit
+    )
     return {
         **{
             f"{name}_{axis}": stride
@@ -289,6 +292,7 @@ def _options(
         "BLOCK_M": block_m,
         "BLOCK_N": block_n,
         "num_warps": warps,
+        "num_stages": stages,
     }
 
 

@@ -12,7 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from heterodox.attention.arguments import check_dropout, check_heads, check_mask
+from heterodox.attention.arguments import (
+    check_dropout,
+    check_heads,
+    check_layer_input,
+    check_mask,
+)
 from heterodox.attention.position import alibi_bias, alibi_slopes, apply_rotary, check_position
 
 
@@ -74,9 +79,10 @@ class SoftmaxAttention(nn.Module):
         together with `is_causal`, both hold. A padding mask is `is_token[:, None, None, :]`.
 
         Raises:
-            ValueError: the mask does not broadcast to (batch, heads, length, length), or is
-                floating with `log_n`, which needs the number of keys that are seen.
+            ValueError: `x` has another shape, the mask does not broadcast to (batch, heads, length,
+                length), or is floating with `log_n`, which needs the number of keys that are seen.
         """
+        check_layer_input(x, self.qkv)
         batch, length, _ = x.shape
         if attn_mask is not None:
             check_mask(attn_mask, (batch, self.num_heads, length, length), x.device)

@@ -11,15 +11,15 @@ Time O(n_q · n · d), memory O((n_q + n) · d).
 """
 
 import math
-from typing import Self
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from heterodox.attention.arguments import check_heads, check_layer_input
 from heterodox.attention.position import apply_rotary
-from heterodox.attention.softplus_blocks import SoftplusBlocks
+from heterodox.attention.softplus_blocks import SoftplusBlocks, without_autocast
 
 # Above this logit exp overflows float32, and a slower softplus takes over.
 LARGEST_EXPONENT = 80.0
@@ -34,7 +34,7 @@ def softplus_attention(
     is_causal: bool = False,
     scale: float | None = None,
     *,
-    power: float | None = None,
+    power: int | float | None = None,
     offset: float = 1.0,
     enable_gqa: bool = False,
 ) -> Float[Tensor, "batch heads queries value_dim"]:
@@ -78,13 +78,13 @@ def softplus_attention(
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scale = _checked_scale(query, key, attn_mask, scale, power, offset)
-    if value.shape[:3] != key.shape[:3]:
+    if value.ndim != 4 or value.shape[:3] != key.shape[:3]:
         raise ValueError(
             f"value: shape {tuple(value.shape)} given, {(*key.shape[:3], 'value_dim')} expected"
         )
     _check_dropout("dropout_p", dropout_p)
     dtype = torch.promote_types(query.dtype, torch.float32)
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query.device.type):
         query, key = query.to(dtype), key.to(dtype)
         if dropout_p:
             weights = softplus_attention_weights(
@@ -115,7 +115,7 @@ def softplus_attention_weights(
     is_causal: bool = False,
     scale: float | None = None,
     *,
-    power: float | None = None,
+    power: int | float | None = None,
     offset: float = 1.0,
 ) -> Float[Tensor, "batch heads queries keys"]:
     """The weights A, or W with a `power`, as the paper's equations state them.
@@ -134,7 +134,7 @@ def softplus_attention_weights(
     """
     scale = _checked_scale(query, key, attn_mask, scale, power, offset)
     dtype = torch.promote_types(query.dtype, torch.float32)
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query.device.type):
         cosine = F.normalize(query.to(dtype), dim=-1) @ F.normalize(key.to(dtype), dim=-1).mT
         if cosine.numel() == 0:
             return cosine.to(query.dtype)
@@ -191,12 +191,16 @@ def _checked_scale(
     key: Tensor,
     attn_mask: Tensor | None,
     scale: float | None,
-    power: float | None,
+    power: int | float | None,
     offset: float,
 ) -> float:
     """The factor before log N, after a check of everything that decides on the weights."""
+    if query.ndim != 4:
+        raise ValueError(
+            f"query: shape {tuple(query.shape)} given, (batch, heads, queries, head_dim) expected"
+        )
     batch, heads, rows, head_dim = query.shape
-    if key.shape != (batch, heads, key.shape[2], head_dim):
+    if key.ndim != 4 or key.shape != (batch, heads, key.shape[2], head_dim):
         raise ValueError(
             f"key: shape {tuple(key.shape)} given, {(batch, heads, 'keys', head_dim)} expected"
         )
@@ -231,7 +235,7 @@ def _check_mask(attn_mask: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_power(power: float | None) -> None:
+def _check_power(power: int | float | None) -> None:
     if power is not None and not 1 <= power < math.inf:
         raise ValueError(f"power: {power} given, None or a number of at least 1 expected")
 
@@ -273,17 +277,13 @@ class SoftplusAttention(nn.Module):
         embed_dim: int,
         num_heads: int,
         *,
-        power: float | None = 15.0,
+        power: int | float | None = 15.0,
         position: str | None = "rotary",
         bias: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
-            raise ValueError(
-                f"embed_dim: {embed_dim} given, a positive multiple of num_heads = {num_heads} "
-                "expected"
-            )
+        check_heads(embed_dim, num_heads)
         head_dim = embed_dim // num_heads
         if position not in ("rotary", None):
             raise ValueError(f"position: {position!r} given, 'rotary' or None expected")
@@ -307,9 +307,9 @@ class SoftplusAttention(nn.Module):
         cls,
         mha: nn.MultiheadAttention,
         *,
-        power: float | None = 15.0,
+        power: int | float | None = 15.0,
         position: str | None = None,
-    ) -> Self:
+    ) -> "SoftplusAttention":
         """A layer with the weights, bias and dropout of `mha`, which itself knows no positions.
 
         Raises:
@@ -351,6 +351,7 @@ class SoftplusAttention(nn.Module):
         is_causal: bool = False,
     ) -> Float[Tensor, "batch length embed_dim"]:
         """Arguments as for `softplus_attention`; a padding mask is `is_token[:, None, None, :]`."""
+        check_layer_input(x, self.qkv)
         query, key, value = (
             self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         )
@@ -371,7 +372,7 @@ class SoftplusAttention(nn.Module):
         return f"num_heads={self.num_heads}, power={self.power}, position={self.position!r}"
 
 
-def set_power(model: nn.Module, power: float | None) -> None:
+def set_power(model: nn.Module, power: int | float | None) -> None:
     """Sets the power of every `SoftplusAttention` in a model, before or after training.
 
     Raises:

@@ -18,6 +18,7 @@ instead of storing it. With g_i = ∂L/∂o_i and D_i = g_i · o_i,
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,12 @@ from torch.autograd.function import Function
 # Numbers in a block: on a CPU what its caches hold, on a GPU enough to keep it busy.
 CPU_BLOCK, GPU_BLOCK = 2**20, 2**26
 MIN_ROWS, MAX_ROWS = 64, 256
+
+
+def without_autocast(device: str) -> AbstractContextManager[None]:
+    """Turns autocast off, also where there is none to turn off, as on "meta"."""
+    known = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if known else nullcontext()
 
 
 class Block(NamedTuple):
@@ -77,7 +84,7 @@ def integer_power_(x: Tensor, power: int) -> Tensor:
     return x.mul_(integer_power_(x * x, power // 2))
 
 
-def power_(x: Tensor, power: float) -> Tensor:
+def power_(x: Tensor, power: int | float) -> Tensor:
     """x ** power in place for non-negative x, with 0 ** 0 = 0: the slope of ReLU at its kink."""
     if power == 0:
         return x.sign_()
@@ -153,7 +160,7 @@ class SoftplusBlocks(Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        with torch.autocast(gradient.device.type, enabled=False):
+        with without_autocast(gradient.device.type):
             gradients = SoftplusBlocksGradient.apply(gradient, *ctx.saved_tensors, *ctx.settings)
         return *gradients, None, None, None, None, None
 

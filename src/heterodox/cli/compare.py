@@ -61,10 +61,10 @@ def compare_task(task: Task, chosen: Mapping[str, list[str]], request: Request) 
         )
         best = tuned_rates(task, list(arms_of(task, chosen)), rates, measured)
         for arm, rate in best.items():
-            typer.echo(f"learning rate of {arm}: {rate:g} (best of {request.learning_rate}, seed 0)")
-    paper = comparison(
-        task, chosen, rates=rates, best_rates=best, seeds=request.seeds, **shared
-    )
+            typer.echo(
+                f"learning rate of {arm}: {rate:g} (best of {request.learning_rate}, seed 0)"
+            )
+    paper = comparison(task, chosen, rates=rates, best_rates=best, seeds=request.seeds, **shared)
     return run_and_report([paper], replace(request.options, seeds=request.seeds))
 
 
@@ -124,7 +124,9 @@ def _command(task: Task) -> Callable[..., int]:
         "learning_rate": (
             Annotated[
                 str | None,
-                typer.Option(help="One for all arms, or several: each arm picks its best on seed 0."),
+                typer.Option(
+                    help="One for all arms, or several: each arm picks its best on seed 0."
+                ),
             ],
             None,
         ),

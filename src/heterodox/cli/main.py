@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import heterodox
-from heterodox.cli import catalog, compare, data, report, reproduce
+from heterodox.cli import bench, catalog, compare, data, report, reproduce, tune
 from heterodox.data.errors import DataError
 
 # Plain help in a pipe, panels on a terminal.
@@ -31,6 +31,8 @@ COMMANDS = (
     ("search", catalog.search),
     ("reproduce", reproduce.reproduce),
     ("report", report.report),
+    ("tune", tune.tune),
+    ("bench", bench.bench),
 )
 GROUPS: tuple[tuple[str, typer.Typer], ...] = (("compare", compare.app), ("data", data.app))
 

@@ -22,18 +22,23 @@ def report(
       heterodox report --open
       heterodox report --out results
     """
-    from heterodox.report.load import DamagedResultWarning
-    from heterodox.report.page import write_report
-
     if not out.is_dir():
         raise ValueError(f"out: {out} given, a folder with results expected")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", DamagedResultWarning)
-        try:
-            page = write_report(out)
-        finally:
-            for warning in caught:
-                typer.echo(f"heterodox: warning: {warning.message}", err=True)
+    page = write_page(out)
     typer.echo(page)
     if open_browser:
         typer.launch(page.absolute().as_uri())
+
+
+def write_page(out: Path) -> Path:
+    """Writes the page of `out`; a damaged result is left out with a line on standard error."""
+    from heterodox.report.load import DamagedResultWarning
+    from heterodox.report.page import write_report
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DamagedResultWarning)
+        try:
+            return write_report(out)
+        finally:
+            for warning in caught:
+                typer.echo(f"heterodox: warning: {warning.message}", err=True)

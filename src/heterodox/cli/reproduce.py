@@ -33,13 +33,15 @@ Out = Annotated[
 
 def reproduce(
     ids: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="Papers' ids from `heterodox list`, or all.")
+        list[str],
+        typer.Argument(metavar="ID...", help="Papers' ids from `heterodox list`, or all."),
     ],
     claim: Annotated[
         list[str] | None, typer.Option(help="Measure this claim only; may be repeated.")
     ] = None,
     scale: Annotated[
-        Scale, typer.Option(help="smoke: seconds; laptop: minutes; paper: the paper's own, on a GPU.")
+        Scale,
+        typer.Option(help="smoke: seconds; laptop: minutes; paper: the paper's own, on a GPU."),
     ] = Scale.LAPTOP,
     seeds: Seeds = None,
     jobs: Jobs = None,
@@ -74,9 +76,9 @@ def run_and_report(
     """Runs, prints the verdicts, writes the page; the exit code."""
     from rich.console import Console
 
+    from heterodox.cli.report import write_page
     from heterodox.experiment.runner import run
     from heterodox.report.load import PaperResult
-    from heterodox.report.page import write_report
     from heterodox.report.terminal import print_verdicts
 
     progress = Console(stderr=True)
@@ -86,7 +88,7 @@ def run_and_report(
         progress.print(f"Stopped. What is done is in {options.out}; run the same again to go on.")
         raise
     print_verdicts([PaperResult.from_json(tree) for tree in outcome.trees], Console())
-    typer.echo(f"\nReport: {write_report(options.out)}")
+    typer.echo(f"\nReport: {write_page(options.out)}")
     if outcome.broken:
         typer.echo(f"heterodox: {len(outcome.broken)} job(s) broke; see above", err=True)
         return 1

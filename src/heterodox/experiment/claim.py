@@ -2,13 +2,14 @@
 
     paper = Paper.load("sigmoid-attention")
 
-    @paper.claim(says=..., reported=..., metric=..., better="lower", expects=NoWorseThan("softmax", 0.02))
+    @paper.claim(says=..., reported=..., metric=..., expects=NoWorseThan("softmax", margin=0.02))
     def matches_softmax(arm: Literal["softmax", "sigmoid"], seed: int, scale: Scale) -> float: ...
 
 The function is a *measure*: pure in (arm, seed, scale), so that it can run in another process, be
-cached and be resumed. Several claims may judge one measure (stack the decorator and say with `reads`
-which reading each takes); its runs are then made once. A measure without an `arm` parameter measures
-all arms in one run, which trains once what the arms share, and returns `{arm: Measurement}`.
+cached and be resumed. Several claims may judge one measure (stack the decorator and say with
+`reads` which reading each takes); its runs are then made once. A measure without an `arm` parameter
+measures all arms in one run, which trains once what the arms share, and returns
+`{arm: Measurement}`.
 """
 
 import functools
@@ -32,7 +33,8 @@ class Measure:
 
     Args:
         name: unique within the paper.
-        function: `(arm, seed, scale, device)`-like; the parameters `arm` and `device` may be absent.
+        function: `(arm, seed, scale, device)`-like; the parameters `arm` and `device` may be
+            absent.
         arms: every value that `arm` takes, the baseline first.
         settings: what else determines the result (the user's choices in a comparison).
         many: `(arm, seeds, scale) -> list`, one result a seed, for scales in `many_at`.
@@ -50,9 +52,7 @@ class Measure:
         """Whether one run measures all arms."""
         return "arm" not in inspect.signature(self.function).parameters
 
-    def run(
-        self, arm: str | None, seed: int, scale: Scale, device: str
-    ) -> dict[str, Measurement]:
+    def run(self, arm: str | None, seed: int, scale: Scale, device: str) -> dict[str, Measurement]:
         """arm -> measurement, of one seed."""
         extra = self._device(self.function, device)
         if arm is None:
@@ -71,7 +71,9 @@ class Measure:
         extra = self._device(self.many, device)
         results = self.many(arm=arm, seeds=list(seeds), scale=scale, **extra)
         if len(results) != len(seeds):
-            raise RuntimeError(f"{self.name} returned {len(results)} results for {len(seeds)} seeds")
+            raise RuntimeError(
+                f"{self.name} returned {len(results)} results for {len(seeds)} seeds"
+            )
         return [{arm: _as_measurement(result)} for result in results]
 
     @staticmethod
@@ -179,7 +181,8 @@ class Paper:
         arms: tuple[str, ...] | None = None,
         seeds: int = 5,
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Makes a function `(arm, seed, scale)` the measure behind a claim; see `Claim` for the words.
+        """Makes a function `(arm, seed, scale)` the measure behind a claim; see `Claim` for the
+        words.
 
         Args:
             name: defaults to the function's name.
@@ -196,7 +199,9 @@ class Paper:
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
             measure = getattr(function, "__measure__", None)
             if measure is None:
-                measure = Measure(function.__name__, function, _literal_arms(function) or arms or ())
+                measure = Measure(
+                    function.__name__, function, _literal_arms(function) or arms or ()
+                )
                 function.__measure__ = measure  # type: ignore[attr-defined]
             chosen = arms or measure.arms
             if not chosen:

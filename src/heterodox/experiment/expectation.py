@@ -1,13 +1,13 @@
 """Expectations: what a claim says must come out, written before the run.
 
-An expectation turns the metric of each arm and seed into *effects*: numbers per seed that must lie on
-one side of a threshold. A run that diverged counts as the worst possible value of its metric.
+An expectation turns the metric of each arm and seed into *effects*: numbers per seed that must lie
+on one side of a threshold. A run that diverged counts as the worst possible value of its metric.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Effect:
     verdict: VerdictWord
 
 
+@runtime_checkable
 class Expectation(Protocol):
     """What every expectation offers."""
 
@@ -95,7 +96,7 @@ class Beats:
 
     def effects(self, values: Values, better: Better) -> list[Effect]:
         side: Side = "below" if better == "lower" else "above"
-        threshold = -self.by if better == "lower" else self.by
+        threshold = 0.0 - self.by if better == "lower" else self.by
         return [
             _effect(f"{arm} − {self.baseline}", per_seed, side, threshold)
             for arm in _others(values, self.arm, self.baseline)
@@ -168,7 +169,7 @@ class AtMost:
 
 @dataclass(frozen=True)
 class Within:
-    """The metric of `arm` lies between `low` and `high`; or, given `of`, its distance from `of`'s."""
+    """The metric of `arm`, or given `of` its difference from that of `of`, is in (low, high)."""
 
     arm: str
     low: float
@@ -297,7 +298,9 @@ class Ordering:
         return f"each {better} than the one before it: {', '.join(self.arms)}"
 
 
-def expected_count(expectations: tuple[Expectation, ...], arms: tuple[str, ...], better: Better) -> int:
+def expected_count(
+    expectations: tuple[Expectation, ...], arms: tuple[str, ...], better: Better
+) -> int:
     """How many effects there are when every arm has been run."""
     everything = {arm: {1: 1.0} for arm in arms}
     return sum(len(expectation.effects(everything, better)) for expectation in expectations)

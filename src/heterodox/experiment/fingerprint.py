@@ -1,9 +1,9 @@
 """The fingerprint of a measure: what its result depends on, as a hash.
 
 Starting from the measure's function, definitions are followed to the definitions that they name,
-through every module of the package, and the syntax tree of each is hashed. So a result is found again
-after a change of comments, docstrings, formatting or of unrelated code, and is not found after a change
-of the implementation.
+through every module of the package, and the syntax tree of each is hashed. So a result is found
+again after a change of comments, docstrings, formatting or of unrelated code, and is not found
+after a change of the implementation.
 
 What is followed: names, attributes of imported modules, and strings that a slot knows ("sigmoid").
 What is not: third-party code, whose versions are recorded with each result instead.
@@ -34,8 +34,8 @@ def code_fingerprint(function: Callable[..., Any], names: Iterable[str] = ()) ->
     """A hash of the code that `function` reaches.
 
     Args:
-        function: defined at the top level of a module; of a `functools.partial`, the functions among
-            its arguments count too.
+        function: defined at the top level of a module; of a `functools.partial`, the functions
+            among its arguments count too.
         names: of components that the function is given, as a slot knows them.
 
     Example:
@@ -54,7 +54,7 @@ def code_fingerprint(function: Callable[..., Any], names: Iterable[str] = ()) ->
 
 
 def fingerprint(function: Callable[..., Any], settings: dict[str, Any]) -> str:
-    """A hash of `settings`, which must be JSON-able, and of the code that they and `function` reach."""
+    """A hash of `settings`, which JSON can hold, and of the code that they and `function` reach."""
     text = json.dumps(settings, sort_keys=True, default=str)
     code = code_fingerprint(function, sorted(set(_strings(settings))))
     return hashlib.sha256(f"{code}\n{text}".encode()).hexdigest()
@@ -278,4 +278,6 @@ def _words_a_claim(decorator: ast.expr) -> bool:
 
 def _plain(statement: ast.stmt) -> ast.stmt:
     text = ast.unparse(statement)
-    return _Strip().visit(ast.parse(text).body[0])
+    plain = _Strip().visit(ast.parse(text).body[0])
+    assert isinstance(plain, ast.stmt)
+    return plain

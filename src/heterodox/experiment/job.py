@@ -1,10 +1,11 @@
 """One job: a measure, an arm and a seed (or several seeds computed together), run and stored.
 
-A job is run by at most one process at a time, whichever program started it: it holds a lock file, which
-the operating system gives back however the process ends. While it runs it leaves a heartbeat beside the
-lock, from which any program can show how far it is.
+A job is run by at most one process at a time, whichever program started it: it holds a lock file,
+which the operating system gives back however the process ends. While it runs it leaves a heartbeat
+beside the lock, from which any program can show how far it is.
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -14,7 +15,6 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import torch
 from heterodox.experiment.claim import Measure
 from heterodox.experiment.environment import environment
 from heterodox.experiment.measurement import Measurement, encode_number
+from heterodox.experiment.memory import peak_memory, reset_peak_memory
 from heterodox.experiment.store import DamagedResult, JobKey, Record, Store, write_text
 from heterodox.training.progress import listening
 
@@ -121,7 +122,7 @@ def _stored(store: Store, job: Job) -> tuple[Record, ...]:
 
 def _measure(job: Job) -> tuple[Record, ...]:
     key = job.keys[0]
-    _reset_peak_memory()
+    reset_peak_memory()
     started, clock, cpu = _now(), time.perf_counter(), time.process_time()
     results: list[dict[str, Measurement]]
     if len(job.keys) > 1:
@@ -137,7 +138,7 @@ def _measure(job: Job) -> tuple[Record, ...]:
             measurements=measurements,
             seconds=seconds / together,
             cpu_seconds=cpu_seconds / together,
-            peak_memory_bytes=_peak_memory(),
+            peak_memory_bytes=peak_memory(),
             started=started,
             finished=_now(),
             environment=environment(key.device),
@@ -148,7 +149,7 @@ def _measure(job: Job) -> tuple[Record, ...]:
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _heartbeat(path: Path, job: Job) -> Iterator[None]:
     beat: dict[str, Any] = {
         "label": job.label,
@@ -177,7 +178,7 @@ def _heartbeat(path: Path, job: Job) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
     """Jobs share the cores by running side by side, one thread each."""
     threads = torch.get_num_threads()
@@ -190,21 +191,3 @@ def _one_thread() -> Iterator[None]:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _reset_peak_memory() -> None:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # not Linux: the peak is then that of the process's whole life
-
-
-def _peak_memory() -> int:
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    info = psutil.Process().memory_info()
-    return int(getattr(info, "peak_wset", info.rss))

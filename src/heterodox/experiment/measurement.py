@@ -14,7 +14,8 @@ class Measurement:
 
     Args:
         value: the metric; NaN or infinite if the run diverged.
-        readings: other numbers read off the same run, by name; a claim may judge one of them instead.
+        readings: other numbers read off the same run, by name; a claim may judge one of them
+            instead.
         curves: lines to plot, by name.
 
     Example:
@@ -52,7 +53,7 @@ class Measurement:
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> "Measurement":
-        """The inverse of `to_json`; ValueError, KeyError or TypeError if `tree` is not of its form."""
+        """The inverse of `to_json`; ValueError, KeyError or TypeError if `tree` is of another form."""
         return cls(
             value=decode_number(tree["value"]),
             readings={str(name): decode_number(v) for name, v in tree["readings"].items()},

@@ -1,7 +1,7 @@
 """The runner: which jobs a request needs, which are done already, and the rest in parallel.
 
-Jobs run through joblib: local processes by default, or the workers of a Ray or Dask cluster. Each worker
-stores its own result, so that whatever ends the program loses only the jobs in flight.
+Jobs run through joblib: local processes by default, or the workers of a Ray or Dask cluster. Each
+worker stores its own result, so that whatever ends the program loses only the jobs in flight.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from rich.console import Console
 
-from heterodox.experiment.claim import Measure, Paper
+from heterodox.experiment.claim import Claim, Measure, Paper
 from heterodox.experiment.display import Display
 from heterodox.experiment.fingerprint import fingerprint
 from heterodox.experiment.job import Done, Job, Starter, execute, running_folder
@@ -31,6 +31,9 @@ TUNING_SEED = 0
 """No verdict uses it."""
 
 FIRST_SEED = 1
+
+SMOKE_SEEDS = 3
+"""A run that only shows that everything works needs no more."""
 
 ATTEMPTS = 2
 """How often a job is started whose worker dies (killed, out of memory) before it is given up."""
@@ -78,7 +81,8 @@ class Outcome:
 def run(
     papers: Sequence[Paper], options: Options, console: Console, claims: Sequence[str] = ()
 ) -> Outcome:
-    """Measures what `papers` claim, resuming from what `options.out` holds, and writes the summaries.
+    """Measures what `papers` claim, resuming from what `options.out` holds, and writes the
+    summaries.
 
     Args:
         papers: papers or comparisons.
@@ -118,7 +122,8 @@ def run(
 def measure_once(
     measure: Measure, name: str, options: Options, console: Console | None = None
 ) -> dict[str, Measurement]:
-    """arm -> measurement with seed 0, which no verdict uses: for tuning. Stored and resumed like a run.
+    """arm -> measurement with seed 0, which no verdict uses: for tuning. Stored and resumed like a
+    run.
 
     Args:
         measure: whose arms are the candidates.
@@ -155,7 +160,9 @@ def _check_writable(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         reason = error.strerror or error
-        raise ValueError(f"out: {out} given, a folder that can be written expected ({reason})") from None
+        raise ValueError(
+            f"out: {out} given, a folder that can be written expected ({reason})"
+        ) from None
 
 
 def _plan(
@@ -169,19 +176,25 @@ def _plan(
         measure = claim.measure
         _, arms = need.setdefault(measure.name, (measure, {}))
         for arm in (None,) if measure.joint else claim.arms:
-            arms[arm] = max(arms.get(arm, 0), options.seeds or claim.seeds)
+            arms[arm] = max(arms.get(arm, 0), _seeds(claim, options))
     plan = []
     for measure, arms in need.values():
         for number in range(max(arms.values())):
             for arm, seeds in arms.items():
                 if number < seeds:
-                    plan.append((measure, _key(paper.id, measure, arm, FIRST_SEED + number, options)))
+                    plan.append(
+                        (measure, _key(paper.id, measure, arm, FIRST_SEED + number, options))
+                    )
     return plan
 
 
-def _key(
-    paper_id: str, measure: Measure, arm: str | None, seed: int, options: Options
-) -> JobKey:
+def _seeds(claim: Claim, options: Options) -> int:
+    if options.seeds is not None:
+        return options.seeds
+    return min(claim.seeds, SMOKE_SEEDS) if options.scale == Scale.SMOKE else claim.seeds
+
+
+def _key(paper_id: str, measure: Measure, arm: str | None, seed: int, options: Options) -> JobKey:
     settings = {
         "paper": paper_id,
         "measure": measure.name,
@@ -207,7 +220,9 @@ def _is_stored(store: Store, key: JobKey, console: Console) -> bool:
         return store.read(key) is not None
     except DamagedResult as damage:
         aside = store.set_aside(key)
-        console.print(f"damaged result: {damage}; kept as {aside.name}, measuring again", style="yellow")
+        console.print(
+            f"damaged result: {damage}; kept as {aside.name}, measuring again", style="yellow"
+        )
         return False
 
 
@@ -239,7 +254,9 @@ def _run_jobs(jobs: list[Job], options: Options, store: Store, console: Console)
                     display.finished(done)
             except BrokenProcessPool:
                 for job in _died(left, options.out, attempts):
-                    done = Done(left.pop(job.name), error="the worker died: killed, or out of memory")
+                    done = Done(
+                        left.pop(job.name), error="the worker died: killed, or out of memory"
+                    )
                     broken.append(done)
                     display.finished(done)
             except KeyboardInterrupt:
@@ -249,7 +266,7 @@ def _run_jobs(jobs: list[Job], options: Options, store: Store, console: Console)
 
 
 def _died(left: dict[str, Job], out: Path, attempts: dict[str, int]) -> list[Job]:
-    """Of the jobs that were in flight when a worker died, those that have had all their attempts."""
+    """Of the jobs in flight when a worker died, those that have had all their attempts."""
     heartbeats = {path.stem for path in running_folder(out).glob("*.json")}
     given_up = []
     for name, job in left.items():
@@ -315,7 +332,8 @@ def _missing_extra(extra: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ValueError(
-            f'engine: {extra!r} given, but {error.name} is missing: pip install "heterodox[{extra}]"'
+            f"engine: {extra!r} given, but {error.name} is missing: "
+            f'pip install "heterodox[{extra}]"'
         ) from error
 
 

@@ -1,9 +1,9 @@
 """From the numbers of a few paired seeds to an interval, and from an interval to a verdict.
 
 Arms are compared seed by seed: the same seed gives both arms the same data order and the same
-evaluation, so their difference varies less than either of them. The interval is Student's t on those
-differences. It is exact for normal differences at any number of seeds, where the bootstrap of three
-or five numbers is not: resampling three values covers about 80 % instead of 95 %.
+evaluation, so their difference varies less than either of them. The interval is Student's t on
+those differences. It is exact for normal differences at any number of seeds, where the bootstrap of
+three or five numbers is not: resampling three values covers about 80 % instead of 95 %.
 """
 
 import math
@@ -33,8 +33,8 @@ class Interval:
 def paired_interval(differences: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """The two-sided t interval of the mean of per-seed differences.
 
-    Runs that diverged make differences infinite or undefined. No interval is computed from these: the
-    result is a point at infinity if every seed diverged the same way, and unbounded otherwise.
+    Runs that diverged make differences infinite or undefined. No interval is computed from these:
+    the result is a point at infinity if every seed diverged the same way, and unbounded otherwise.
 
     Args:
         differences: one number a seed.
@@ -57,10 +57,8 @@ def paired_interval(differences: Sequence[float], confidence: float = CONFIDENCE
     if not np.isfinite(values).all():
         if np.isinf(values).all() and (values == values[0]).all():
             point = float(values[0])
-            return Interval(point, point, point, f"one side diverged in each of {seeds}")
-        return Interval(
-            math.nan, -math.inf, math.inf, f"no interval: some runs diverged ({seeds})"
-        )
+            return Interval(point, point, point, f"infinite in each of {seeds}")
+        return Interval(math.nan, -math.inf, math.inf, f"no interval: not finite in some of {seeds}")
     mean = float(values.mean())
     if values.size == 1:
         return Interval(mean, -math.inf, math.inf, "no interval: a single seed")
@@ -75,7 +73,8 @@ def paired_interval(differences: Sequence[float], confidence: float = CONFIDENCE
 def judge(interval: Interval, side: Side, threshold: float) -> VerdictWord:
     """`holds` if the whole interval lies on `side` of `threshold`, `fails` if it lies on the other.
 
-    With a 95 % interval an effect that is truly at the threshold is called `holds` in 2.5 % of cases.
+    With a 95 % interval an effect that is truly at the threshold is called `holds` in 2.5 % of
+    cases.
 
     Example:
         >>> judge(Interval(0.5, 0.1, 0.9, ""), "above", 0.0)

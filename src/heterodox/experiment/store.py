@@ -76,9 +76,11 @@ def slug(text: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a crash at any moment, finds the old one or the new one."""
+    """Writes a file so that a reader finds the old one or the new one, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    descriptor, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
+    )
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

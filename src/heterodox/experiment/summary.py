@@ -24,7 +24,9 @@ Failures = Mapping[str, Mapping[tuple[str | None, int], str]]
 def summarise(paper: Paper, scale: Scale, runs: Runs, failures: Failures) -> dict[str, Any]:
     """Every claim of `paper` that has runs, with its verdict, as a tree for JSON."""
     claims = [
-        _summarise_claim(claim, runs.get(claim.measure.name, {}), failures.get(claim.measure.name, {}))
+        _summarise_claim(
+            claim, runs.get(claim.measure.name, {}), failures.get(claim.measure.name, {})
+        )
         for claim in paper.claims
         if runs.get(claim.measure.name) or failures.get(claim.measure.name)
     ]
@@ -82,7 +84,9 @@ def _summarise_claim(
         if seeds
     }
     effects = [
-        effect for expectation in claim.expects for effect in expectation.effects(values, claim.better)
+        effect
+        for expectation in claim.expects
+        for effect in expectation.effects(values, claim.better)
     ]
     broken = {
         (arm, seed): error
@@ -132,7 +136,9 @@ def _summarise_claim(
         ],
         "seconds": round(
             sum(
-                record.seconds for (arm, _), record in runs.items() if arm is None or arm in claim.arms
+                record.seconds
+                for (arm, _), record in runs.items()
+                if arm is None or arm in claim.arms
             ),
             1,
         ),
@@ -185,5 +191,3 @@ def _environment(records: Iterable[Record]) -> dict[str, str]:
         for name, value in record.environment.items():
             merged.setdefault(name, {})[value] = None
     return {name: " / ".join(values) for name, values in merged.items()}
-
-

@@ -123,7 +123,8 @@ def stablemax_cross_entropy(
         reduction=reduction,
         label_smoothing=label_smoothing,
     )
-    autocast = torch.is_autocast_enabled(input.device.type)
+    device = input.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return loss.to(torch.promote_types(input.dtype, torch.float32) if autocast else input.dtype)
 
 

@@ -249,7 +249,7 @@ def check_decoder(
         raise ValueError(f"position: {position!r} given, one of {', '.join(POSITIONS)} expected")
     if position == "rotary" and (width // heads) % 2:
         raise ValueError(
-            f"heads: {heads} given, with rotary positions width / heads must be even, "
+            f"heads: {heads} given, an even width / heads expected with rotary positions, "
             f"{width} / {heads} is {width // heads}"
         )
 

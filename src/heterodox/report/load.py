@@ -343,7 +343,7 @@ def _one_of(tree: dict[str, Any], key: str, where: str, choices: tuple[str, ...]
 
 def _number(number: Any, where: str) -> float:
     try:
-        return decode_number(number)
+        return decode_number(float(number) if type(number) is int else number)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{where}: {number!r:.40} given, a number expected") from None
 

@@ -19,7 +19,7 @@ from heterodox.report.load import ClaimResult, Effect, PaperResult
 from heterodox.report.wording import MARKS, measured, number, wanted
 
 WIDTH = 4.9  # inches; at this size text is as large as a page's captions
-ROW = 0.86
+ROW = 0.92
 PANEL = 2.2
 INK, QUIET, RULE = PALETTE["plot-ink"], PALETTE["plot-quiet"], PALETTE["plot-rule"]
 COLOURS = [PALETTE[f"plot-{i}"] for i in range(1, 7)]
@@ -69,7 +69,8 @@ def curve_plot(claim: ClaimResult, name: str) -> str:
     )
     if not panels:
         return ""
-    columns = min(2, len(panels))
+    fits = max(map(len, panels)) <= 13 * (WIDTH / 2 - 0.7)
+    columns = min(2 if fits else 1, len(panels))
     grid_rows = math.ceil(len(panels) / columns)
     names = [textwrap.shorten(arm, 48, placeholder="…") for arm in arms]
     legend_columns = max(1, min(len(arms), int(13 * WIDTH / (max(map(len, names)) + 7))))
@@ -83,7 +84,7 @@ def curve_plot(claim: ClaimResult, name: str) -> str:
                 (
                     column / columns + 0.52 / WIDTH,
                     (PANEL * (grid_rows - 1 - line) + 0.28) / height,
-                    1 / columns - 0.62 / WIDTH,
+                    1 / columns - 0.72 / WIDTH,
                     (PANEL - 0.56) / height,
                 )
             )
@@ -160,7 +161,7 @@ def _rows(effects: list[Effect]) -> Iterator[list[Effect]]:
 
 def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
     """The strip of one effect, with room for its label above and its ticks below."""
-    return figure.add_axes((left, bottom + 0.24 * height, width, 0.5 * height))
+    return figure.add_axes((left, bottom + 0.27 * height, width, 0.46 * height))
 
 
 def _draw_effect(axes: Axes, row: list[Effect]) -> None:
@@ -234,6 +235,7 @@ def _scale_x(axes: Axes, values: list[float]) -> tuple[float, float]:
 
 
 def _draw_curves(axes: Axes, title: str, lines: dict[str, list[Curve]]) -> None:
+    title = textwrap.shorten(title, int(13 * WIDTH) - 10, placeholder="…")
     axes.set_title(title, size=9, color=INK, loc="left", pad=5)
     _bare(axes, ("top", "right"))
     axes.tick_params(length=2.5, width=0.7, color=RULE, labelcolor=QUIET, labelsize=8, which="both")

@@ -57,10 +57,11 @@ TASKS = {
                 "operation": ("+", "-", "*"),
                 "loss": LOSSES,
                 "optimizer": OPTIMIZERS,
+                "schedule": SCHEDULES,
             },
             data=None,
             accepts="nothing: the task is all pairs of residues",
-            metric="best test accuracy [%]",
+            metric="test accuracy [%]",
             better="higher",
         ),
     )

@@ -1,7 +1,7 @@
 """Comparisons: a grid of slot choices on a task and the user's data, judged like a paper's claims.
 
-Every arm trains on the same data with the same seeds and budget. With several learning rates each arm
-first picks its own, on seed 0, which no verdict uses.
+Every arm trains on the same data with the same seeds and budget. With several learning rates each
+arm first picks its own, on seed 0, which no verdict uses.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from heterodox.experiment.expectation import Beats
 from heterodox.experiment.measurement import Measurement
 from heterodox.experiment.scale import Scale
 from heterodox.experiment.store import slug
+from heterodox.experiment.tuning import best_of, candidate
 from heterodox.tasks.task import Task
 
 Choice = dict[str, str]
@@ -42,7 +43,9 @@ def arms_of(task: Task, chosen: Mapping[str, Sequence[str]]) -> dict[str, Choice
     """
     for slot, names in chosen.items():
         if slot not in task.slots:
-            raise ValueError(f"{slot}: not a slot of {task.name}, one of {', '.join(task.slots)} expected")
+            raise ValueError(
+                f"{slot}: not a slot of {task.name}, one of {', '.join(task.slots)} expected"
+            )
         known = task.slots[slot]
         for name in names:
             if name not in known:
@@ -58,7 +61,9 @@ def arms_of(task: Task, chosen: Mapping[str, Sequence[str]]) -> dict[str, Choice
         arms[", ".join(choice[slot] for slot in varying)] = choice
     if len(arms) < 2:
         example = f"--{next(iter(task.slots))} A,B"
-        raise ValueError(f"slots: nothing to compare, two names of a slot expected, as in {example}")
+        raise ValueError(
+            f"slots: nothing to compare, two names of a slot expected, as in {example}"
+        )
     return arms
 
 
@@ -133,8 +138,8 @@ def tuning(
     arms = arms_of(task, chosen)
     settings = changed(task.load_settings()[scale], changes or {})
     data_id = _check(task, arms, data, settings)
-    grid = {_rated(arm, rate): choice for arm, choice in arms.items() for rate in rates}
-    per_arm = {_rated(arm, rate): rate for arm in arms for rate in rates}
+    grid = {candidate(arm, rate): choice for arm, choice in arms.items() for rate in rates}
+    per_arm = {candidate(arm, rate): rate for arm in arms for rate in rates}
     description = {
         "task": task.name,
         "arms": grid,
@@ -148,24 +153,9 @@ def tuning(
 def tuned_rates(
     task: Task, arms: Sequence[str], rates: Sequence[float], measured: Mapping[str, Measurement]
 ) -> dict[str, float]:
-    """arm -> the rate with the best metric; a rate that diverged is never chosen over one that did not.
-
-    Raises:
-        ValueError: every rate of an arm diverged.
-    """
-    sign = 1 if task.better == "lower" else -1
-    best = {}
-    for arm in arms:
-        scores = {
-            rate: sign * measured[_rated(arm, rate)].value
-            for rate in rates
-            if not measured[_rated(arm, rate)].diverged
-        }
-        if not scores:
-            tried = ", ".join(f"{rate:g}" for rate in rates)
-            raise ValueError(f"learning-rate: {tried} given, but {arm} diverged with each; try lower")
-        best[arm] = min(scores, key=lambda rate: scores[rate])
-    return best
+    """arm -> the rate with the best metric on the tuning seed."""
+    metric = {arm: measurement.value for arm, measurement in measured.items()}
+    return best_of(arms, rates, metric, task.better)
 
 
 def changed(settings: Any, changes: Mapping[str, str]) -> Any:
@@ -189,7 +179,7 @@ def _like(name: str, example: Any, text: str) -> Any:
     if isinstance(example, str):
         return text
     try:
-        value = json.loads(text.lower())
+        value = json.loads({"none": "null"}.get(text.lower(), text.lower()))
     except ValueError:
         value = text
     if isinstance(example, bool):
@@ -206,13 +196,7 @@ def _like(name: str, example: Any, text: str) -> Any:
     return value
 
 
-def _rated(arm: str, rate: float) -> str:
-    return f"{arm} @ {rate:g}"
-
-
-def _check(
-    task: Task, arms: Mapping[str, Choice], data: str | Path | None, settings: Any
-) -> str:
+def _check(task: Task, arms: Mapping[str, Choice], data: str | Path | None, settings: Any) -> str:
     """Raises for what does not fit; returns what identifies the data."""
     check = task.load_check()
     extra = {} if task.data is None else {"data": data or task.data}

@@ -3,6 +3,7 @@
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from heterodox.experiment.scale import Scale
@@ -65,9 +66,18 @@ def chosen(slot: Slot, given: str | Callable[..., Any]) -> Callable[..., Any]:
 
 
 def described(**slots: Any) -> str:
-    """Names for a run's choices that are the same in the next process, unlike the repr of a function."""
-    named = (
-        f"{key}={getattr(value, '__qualname__', type(value).__name__) if callable(value) else value}"
-        for key, value in slots.items()
-    )
-    return ", ".join(named)
+    """Names for a run's choices that are the same in the next process, unlike the repr of a function.
+
+    Example:
+        >>> described(seed=3, loss=max, optimizer=partial(min, default=0))
+        "seed=3, loss=max, optimizer=min((), {'default': 0})"
+    """
+    return ", ".join(f"{key}={_named(value)}" for key, value in slots.items())
+
+
+def _named(value: Any) -> str:
+    if isinstance(value, partial):
+        return f"{_named(value.func)}({value.args}, {value.keywords})"
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__name__)
+    return str(value)
