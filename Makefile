@@ -32,7 +32,7 @@ types: .venv/.dev
 	$(BIN)/mypy
 
 docs: .venv/.dev
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf .venv site $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

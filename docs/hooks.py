@@ -1,7 +1,7 @@
-"""What the documentation takes from the code and the results: pages when it is built, and the README.
+"""What the documentation takes from code and results: pages when it is built, and the README.
 
-    mkdocs build                    # calls on_config and on_files; nothing is written into docs/
-    python docs/hooks.py --readme   # refreshes README.md's scoreboard and docs/images/verdict.png
+`mkdocs build` calls `on_config` and `on_files`, which write nothing into docs/;
+`python docs/hooks.py --readme` refreshes the scoreboard of README.md and docs/images/verdict.png.
 """
 
 import argparse
@@ -66,9 +66,7 @@ def pages(results_folder: Path) -> dict[str, str]:
     results = committed(results_folder)
     found = {
         "papers/index.md": papers_index(load_catalog().values()),
-        "scoreboard.md": scoreboard(
-            results.values(), {entry.id: entry for entry in _available()}
-        ),
+        "scoreboard.md": scoreboard(results.values(), {entry.id: entry for entry in _available()}),
         "benchmarks.md": "# Benchmarks\n\n[How it is measured](benchmarks-how.md)\n\n"
         + benchmark_tables(ROOT / "benchmarks" / "results"),
         "reference/index.md": reference_index(),
@@ -105,8 +103,8 @@ def papers_index(papers: Iterable[PaperEntry]) -> str:
         [
             "# Papers",
             "",
-            f"{len(rows)} papers, each with the default that it replaces. `heterodox list` prints the "
-            "same table, `heterodox search WORDS` searches it.",
+            f"{len(rows)} papers, each with the default that it replaces. `heterodox list` prints "
+            "the same table, `heterodox search WORDS` searches it.",
             "",
             "| id | title | arXiv | replaces | available |",
             "| --- | --- | --- | --- | --- |",
@@ -148,8 +146,8 @@ def reference_index() -> str:
         [
             "# Reference",
             "",
-            "Everything public, by package, from the docstrings. Each name can be imported from the "
-            "package that it is listed under.",
+            "Everything public, by package, from the docstrings. Each name can be imported from "
+            "the package that it is listed under.",
             "",
             "| | |",
             "| --- | --- |",

@@ -27,7 +27,8 @@ def small_blocks(monkeypatch):
 
 
 def draw(*shape, dtype=torch.float64, seed=0):
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator).to(dtype)
 
 
 def draw_qkv(batch=2, heads=3, queries=11, keys=11, head_dim=8, value_dim=5, dtype=torch.float64):
@@ -282,36 +283,49 @@ def test_one_aligned_key_among_twenty_thousand_opposite_ones_is_all_that_counts(
 @pytest.mark.parametrize("keys", [3, 4, 7, 1000])
 def test_equal_keys_share_a_short_row_and_none_of_them_is_above_the_average(dtype, keys):
     query, key, value = leaves(
-        draw(1, 1, 1, 8, dtype=dtype),
+        draw(1, 1, 100, 8, dtype=dtype),  # many rows: some averages are rounded up, others down
         torch.ones(1, 1, keys, 8, dtype=dtype),
-        draw(1, 1, keys, 2, dtype=dtype),
+        draw(1, 1, keys, 2, dtype=dtype, seed=1),
     )
     output = softplus_attention(query, key, value, power=15)
-    expected = value.mean(2, keepdim=True) if keys <= 3 else torch.zeros_like(output)
+    mean = value.mean(2, keepdim=True).expand_as(output)
+    expected = mean if keys <= 3 else torch.zeros_like(output)
     torch.testing.assert_close(output, expected)
     torch.testing.assert_close(softplus_attention_weights(query, key, power=15) @ value, expected)
     output.sum().backward()
-    assert all(x.grad.isfinite().all() for x in (query, key, value))
+    assert all(x.grad.abs().max() <= 100 for x in (query, key, value))
 
 
 @pytest.mark.parametrize("power", [None, 2])
-def test_logits_whose_exponential_overflows_float32_are_computed_all_the_same(power):
-    query, key, value = draw_qkv(dtype=torch.float32)
-    single = outputs_and_gradients(
-        lambda q, k, v: softplus_attention(q, k, v, scale=60.0, power=power, is_causal=True),
-        (query, key, value),
-    )
-    weights = softplus_attention_weights(
-        query.double(), key.double(), scale=60.0, power=power, is_causal=True
-    )
-    torch.testing.assert_close(single[0], (weights @ value.double()).float(), atol=1e-4, rtol=1e-4)
-    assert all(x.isfinite().all() for x in single)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logits_whose_exponential_overflows_float32_are_computed_all_the_same(dtype, power):
+    inputs = draw_qkv(dtype=dtype)
+    mask = draw_mask("full", 2, 3, 11, 11)
+
+    def fast(query, key, value):
+        return softplus_attention(query, key, value, mask, is_causal=True, scale=60.0, power=power)
+
+    def dense(query, key, value):
+        weights = softplus_attention_weights(
+            query, key, mask, is_causal=True, scale=60.0, power=power
+        )
+        return weights @ value
+
+    tolerance = 1e-10 if dtype == torch.float64 else 2e-3
+    for a, b in zip(
+        outputs_and_gradients(fast, inputs),
+        outputs_and_gradients(dense, tuple(x.double() for x in inputs)),
+        strict=True,
+    ):
+        assert (a - b).abs().max() <= tolerance * (1 + b.abs().max())
 
 
 @pytest.mark.parametrize("power", range(1, 34))
 def test_powers_by_repeated_multiplication_are_powers(power):
     x = draw(50).abs()
-    torch.testing.assert_close(softplus_blocks.integer_power_(x.clone(), power), x**power)
+    torch.testing.assert_close(
+        softplus_blocks.power_(x.clone(), power, torch.empty_like(x)), x**power
+    )
 
 
 @pytest.mark.parametrize("power", [None, 15])

@@ -11,12 +11,6 @@ CALLS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _without_shape_types(request: pytest.FixtureRequest) -> None:
-    if request.config.getoption("--jaxtyping-packages"):
-        pytest.skip("shape types are enforced in this run and refuse the input first")
-
-
 @pytest.mark.parametrize(("specimen", "argument", "call"), CALLS)
 def test_the_error_names_the_argument(specimen: Specimen, argument, call):
     with pytest.raises(ValueError, match=rf"^{argument}: .*\bexpected") as caught:

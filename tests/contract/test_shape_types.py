@@ -23,7 +23,7 @@ def outcomes() -> dict[str, dict[str, str]]:
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,  # seconds on a quiet computer
     )
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout.splitlines()[-1])

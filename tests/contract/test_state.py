@@ -2,6 +2,7 @@
 
 import copy
 import io
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_a_shared_model_comes_back_equal(specimen, tmp_path):
     assert torch.equal(forward(specimen, loaded, inputs), forward(specimen, model, inputs))
 
 
-def step(optimizer: Optimizer, parameters: list[Tensor], times: int) -> None:
+def step(optimizer: Optimizer, parameters: Sequence[Tensor], times: int) -> None:
     generator = torch.Generator().manual_seed(5)
     for _ in range(times):
         for parameter in parameters:
@@ -62,7 +63,7 @@ def step(optimizer: Optimizer, parameters: list[Tensor], times: int) -> None:
         optimizer.step()
 
 
-def parameters_like(others: list[Tensor]) -> list[Tensor]:
+def parameters_like(others: Sequence[Tensor]) -> list[Tensor]:
     return [nn.Parameter(x.detach().clone()) for x in others]
 
 

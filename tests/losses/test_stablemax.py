@@ -239,7 +239,10 @@ def test_autocast_gives_the_loss_the_type_that_cross_entropy_has_there():
 
 def test_the_compiled_loss_is_the_eager_one():
     z, target = logits(4, 3, dtype=torch.float32).requires_grad_(), torch.tensor([0, 1, 2, 0])
-    compiled = torch.compile(stablemax_cross_entropy, backend="aot_eager", fullgraph=True)
+    checks_shapes = hasattr(stablemax_cross_entropy, "__wrapped__")  # jaxtyping breaks the graph
+    compiled = torch.compile(
+        stablemax_cross_entropy, backend="aot_eager", fullgraph=not checks_shapes
+    )
     torch.testing.assert_close(compiled(z, target), stablemax_cross_entropy(z, target))
 
 

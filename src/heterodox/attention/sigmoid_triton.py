@@ -66,7 +66,9 @@ def _weights(q, k, rows, columns, num_queries, num_keys, scale, bias, slope, mas
     """P of queries `rows` and keys `columns`; scale, bias, slope come multiplied by log2 e."""
     x = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias
     if HAS_SLOPES:
-        x -= slope * tl.abs(rows[:, None] + (num_keys - num_queries) - columns[None, :]).to(tl.float32)
+        x -= slope * tl.abs(rows[:, None] + (num_keys - num_queries) - columns[None, :]).to(
+            tl.float32
+        )
     p = 1.0 / (1.0 + tl.exp2(-x))
     if DIAGONAL:
         p = tl.where(rows[:, None] >= columns[None, :], p, 0.0)
@@ -297,9 +299,7 @@ def _options(
 
 
 @torch.compiler.disable
-def triton_sigmoid_attention(
-    query: Tensor, key: Tensor, value: Tensor, logits: Logits
-) -> Tensor:
+def triton_sigmoid_attention(query: Tensor, key: Tensor, value: Tensor, logits: Logits) -> Tensor:
     """Sigmoid attention for what `supports` allows; the heads of the keys divide the queries'.
 
     Differentiable once, in query, key and value.

@@ -86,6 +86,7 @@ class SoftmaxAttention(nn.Module):
         batch, length, _ = x.shape
         if attn_mask is not None:
             check_mask(attn_mask, (batch, self.num_heads, length, length), x.device)
+            attn_mask = attn_mask[(None,) * (4 - attn_mask.ndim)]
         query, key, value = (
             self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         )

@@ -17,8 +17,9 @@ instead of storing it. With g_i = ∂L/∂o_i and D_i = g_i · o_i,
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ from torch.autograd.function import Function
 # Numbers in a block: on a CPU what its caches hold, on a GPU enough to keep it busy.
 CPU_BLOCK, GPU_BLOCK = 2**20, 2**26
 MIN_ROWS, MAX_ROWS = 64, 256
+LOG2_E = math.log2(math.e)
 
 
 def without_autocast(device: str) -> AbstractContextManager[None]:
@@ -45,6 +47,10 @@ class Block(NamedTuple):
     rows: slice
     keys: slice
 
+    @property
+    def shape(self) -> list[int]:
+        return [axis.stop - axis.start for axis in self]
+
     def at_rows(self, x: Tensor) -> Tensor:
         return x[self.batch, self.heads, self.rows]
 
@@ -56,39 +62,68 @@ class Block(NamedTuple):
         return x[tuple(slice(None) if n == 1 else s for n, s in zip(x.shape, self, strict=True))]
 
 
-def blocks(query: Tensor, key: Tensor, is_causal: bool) -> Iterator[Block]:
+def blocks(query: Tensor, key: Tensor, is_causal: bool) -> list[Block]:
     """All rows of all heads; small heads, and small elements of the batch, share a block."""
     (batch, heads, rows, _), keys = query.shape, key.shape[2]
     size = CPU_BLOCK if query.device.type == "cpu" else GPU_BLOCK
     row_step = min(rows, MAX_ROWS, max(MIN_ROWS, size // keys))
     matrices = max(1, size // (row_step * keys))
     head_step, batch_step = min(heads, matrices), max(1, matrices // heads)
-    for b in range(0, batch, batch_step):
-        for h in range(0, heads, head_step):
-            for r in range(0, rows, row_step):
-                stop = min(r + row_step, rows)
-                seen = min(stop, keys) if is_causal else keys
-                yield Block(
-                    slice(b, b + batch_step), slice(h, h + head_step), slice(r, stop), slice(seen)
-                )
+
+    def steps(length: int, step: int) -> list[slice]:
+        return [slice(i, min(i + step, length)) for i in range(0, length, step)]
+
+    return [
+        Block(b, h, r, slice(0, min(r.stop, keys) if is_causal else keys))
+        for b in steps(batch, batch_step)
+        for h in steps(heads, head_step)
+        for r in steps(rows, row_step)
+    ]
 
 
-def integer_power_(x: Tensor, power: int) -> Tensor:
-    """x ** power in place, by repeated squaring and cubing: five products for a power of 15."""
-    if power == 1:
-        return x
-    if power % 2 == 0:
-        return integer_power_(x.mul_(x), power // 2)
-    if power % 3 == 0:
-        return integer_power_(x.mul_(x * x), power // 3)
-    return x.mul_(integer_power_(x * x, power // 2))
+def rooms(number: int, plan: list[Block], like: Tensor) -> list[Tensor]:
+    """Memory that all blocks use in turn: fresh pages would cost more than the arithmetic."""
+    size = max(math.prod(block.shape) for block in plan)
+    return [like.new_empty(size) for _ in range(number)]
 
 
-def power_(x: Tensor, power: int | float) -> Tensor:
-    """x ** power in place for non-negative x, with 0 ** 0 = 0: the slope of ReLU at its kink."""
+def furnish(block: Block, memory: list[Tensor]) -> Iterator[Tensor]:
+    """The rooms in the shape of a block."""
+    return (room[: math.prod(block.shape)].view(block.shape) for room in memory)
+
+
+def product(x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
+    """x @ y, into `out` if it is given, for each head of each element of the batch."""
+    if out is None:
+        return torch.bmm(x.flatten(0, 1), y.flatten(0, 1)).unflatten(0, x.shape[:2])
+    torch.bmm(x.flatten(0, 1), y.flatten(0, 1), out=out.flatten(0, 1))
+    return out
+
+
+def power_(x: Tensor, power: int | float, room: Tensor) -> Tensor:
+    """x ** power in place for non-negative x: five products for a power of 15.
+
+    0 ** 0 is 0, the slope of ReLU at its kink.
+    """
     if power == 0:
         return x.sign_()
-    return integer_power_(x, int(power)) if float(power).is_integer() else x.pow_(power)
+    if not float(power).is_integer():
+        return x.pow_(power)
+    power = int(power)
+    while power % 3 == 0:
+        x.mul_(torch.mul(x, x, out=room))
+        power //= 3
+    while power % 2 == 0:
+        x.mul_(x)
+        power //= 2
+    if power > 1:
+        torch.mul(x, x, out=room)
+        for bit in f"{power:b}"[1:-1]:
+            if bit == "1":
+                room.mul_(x)
+            room.mul_(room)
+        x.mul_(room)
+    return x
 
 
 def inverse(x: Tensor) -> Tensor:
@@ -96,21 +131,45 @@ def inverse(x: Tensor) -> Tensor:
     return torch.where(x > 0, 1 / x, 0)
 
 
-def hide_(x: Tensor, block: Block, visible: Tensor | None, is_causal: bool) -> Tensor:
+def hide_(block: Block, visible: Tensor | None, is_causal: bool, x: Tensor) -> Tensor:
     """Zeros in place for the keys that a row does not see."""
     if is_causal:
         x[..., block.rows.start :].tril_()
     return x if visible is None else x.mul_(block.of(visible))
 
 
-def reweigh_(a: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """u, in the place of `a`, and 1 / (max a - t), which is 0 where all visible keys are equal."""
+def reweigh_(a: Tensor, share: Tensor) -> Tensor:
+    """u in the place of `a`. Returns 1 / (max a - t), which is 0 if all visible keys are equal."""
     threshold, peak = share * a.sum(-1, keepdim=True), a.amax(-1, keepdim=True)
     spread = peak - threshold
     # A spread of the size of rounding errors would make the weights of equal keys arbitrary.
     noise = 16 * torch.finfo(a.dtype).eps * peak
     scale = inverse(torch.where(spread > noise, spread, 0))
-    return a.sub_(threshold).mul_(scale).clamp_(min=0), scale
+    a.sub_(threshold).mul_(scale).clamp_(min=0)
+    return scale
+
+
+def scores(
+    query: Tensor,
+    key: Tensor,
+    hide_: Callable[[Tensor], Tensor],
+    overflows: bool,
+    a: Tensor,
+    slope: Tensor | None = None,
+    room: Tensor | None = None,
+) -> None:
+    """softplus(s) m into `a` and, with a `room` to work in, σ(s) m into `slope`."""
+    if overflows:
+        product(query, key.mT, a)
+        if slope is not None:
+            hide_(torch.sigmoid(a, out=slope))
+        hide_(a.copy_(F.softplus(a, threshold=40.0)))
+        return
+    # exp2, because it takes less time than exp on most processors.
+    exp = product(query * LOG2_E, key.mT, a if slope is None else slope)
+    torch.log1p(hide_(exp.exp2_()), out=a)
+    if slope is not None:
+        slope.div_(torch.add(slope, 1, out=room))
 
 
 def fold(size: int, in_dims: tuple[Any, ...], inputs: tuple[Any, ...]) -> Iterator[Any]:
@@ -140,17 +199,17 @@ class SoftplusBlocks(Function):
     def forward(query, key, value, visible, share, power, is_causal, overflows):
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         output = value.new_empty(*query.shape[:3], value.shape[3])
-        for block in blocks(query, key, is_causal):
+        plan = blocks(query, key, is_causal)
+        memory = rooms(2, plan, query)
+        for block in plan:
             q, k, v = block.at_rows(query), block.at_keys(key), block.at_keys(value)
-            if overflows:
-                a = hide_(F.softplus(q @ k.mT, threshold=40.0), block, visible, is_causal)
-            else:
-                exp = ((q * math.log2(math.e)) @ k.mT).exp2_()  # exp2: faster than exp on CPUs
-                a = hide_(exp, block, visible, is_causal).log1p_()
+            a, room = furnish(block, memory)
+            scores(q, k, partial(hide_, block, visible, is_causal), overflows, a)
             if power is not None:
-                u, _ = reweigh_(a, block.of(share))
-                a = power_(u, power)
-            block.at_rows(output).copy_((a @ v).mul_(inverse(a.sum(-1, keepdim=True))))
+                reweigh_(a, block.of(share))
+                power_(a, power, room)
+            total = a.sum(-1, keepdim=True)
+            torch.mul(product(a, v), inverse(total), out=block.at_rows(output))
         return output
 
     @staticmethod
@@ -179,34 +238,30 @@ class SoftplusBlocksGradient(Function):
         along = (gradient * output).sum(-1, keepdim=True)
         grad_query = torch.empty_like(query)
         grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
-        for block in blocks(query, key, is_causal):
+        plan = blocks(query, key, is_causal)
+        memory = rooms(4, plan, query)
+        for block in plan:
             q, k, v = block.at_rows(query), block.at_keys(key), block.at_keys(value)
-            if overflows:
-                s = q @ k.mT
-                a = hide_(F.softplus(s, threshold=40.0), block, visible, is_causal)
-                slope = hide_(s.sigmoid_(), block, visible, is_causal)
-            else:
-                exp = ((q * math.log2(math.e)) @ k.mT).exp2_()
-                a = hide_(exp, block, visible, is_causal).log1p()
-                slope = exp.div_(exp + 1)
+            a, slope, steep, b = furnish(block, memory)
+            scores(q, k, partial(hide_, block, visible, is_causal), overflows, a, slope, b)
             if power is None:
                 weight = inverse(a.sum(-1, keepdim=True))
                 g = block.at_rows(gradient) * weight
-                b = (g @ v.mT).sub_(block.at_rows(along) * weight)
+                product(g, v.mT, b).sub_(block.at_rows(along) * weight)
+                grad = product(b.mul_(slope), k)
             else:
-                u, scale = reweigh_(a, block.of(share))
-                steep = power_(u.clone(), power - 1)
-                a = u.mul_(steep)
+                scale = reweigh_(a, block.of(share)).mul_(power)
+                power_(steep.copy_(a), power - 1, b)
+                a.mul_(steep)
                 weight = inverse(a.sum(-1, keepdim=True))
                 g = block.at_rows(gradient) * weight
-                b = (g @ v.mT).sub_(block.at_rows(along) * weight).mul_(steep)
+                product(g, v.mT, b).sub_(block.at_rows(along) * weight).mul_(steep)
                 b.sub_(block.of(share) * b.sum(-1, keepdim=True))
-                q = q * (power * scale)
-            b.mul_(slope)
-            grad = b @ k
-            block.at_rows(grad_query).copy_(grad if power is None else grad.mul_(power * scale))
-            block.at_keys(grad_key).add_(b.mT @ q)
-            block.at_keys(grad_value).add_(a.mT @ g)
+                grad = product(b.mul_(slope), k).mul_(scale)
+                q = q * scale
+            block.at_rows(grad_query).copy_(grad)
+            block.at_keys(grad_key).add_(product(b.mT, q))
+            block.at_keys(grad_value).add_(product(a.mT, g))
         return grad_query, grad_key, grad_value
 
     @staticmethod

@@ -44,11 +44,12 @@ def peak_above_inputs(slot: str, name: str, case: Case, device: str, threads: in
 
 
 def _context() -> BaseContext:
-    """A forkserver, where there is one, imports torch once for all."""
+    """A forkserver, where there is one, imports torch and the workloads once for all."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    workloads = [BENCHES.where(slot).partition(":")[0] for slot in BENCHES]
+    context.set_forkserver_preload([__name__, *workloads])
     return context
 
 

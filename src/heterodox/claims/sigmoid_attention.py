@@ -1,8 +1,9 @@
 """Claims of "Theory, Analysis, and Best Practices for Sigmoid Self-Attention", arXiv 2409.04431."""
 
 import math
+import statistics
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from heterodox.attention.sigmoid import SigmoidAttention, sigmoid_attention_lips
 from heterodox.attention.softmax import SoftmaxAttention
 from heterodox.data import load_text
 from heterodox.experiment import (
-    AtLeast,
+    AtMost,
     Beats,
     Measurement,
     NoWorseThan,
@@ -21,7 +22,7 @@ from heterodox.experiment import (
     Within,
 )
 from heterodox.experiment.tuning import Tuning
-from heterodox.models.transformer import AttentionFactory
+from heterodox.models.transformer import AttentionFactory, Block
 from heterodox.tasks import images, language
 from heterodox.training.seeding import seeded
 
@@ -30,8 +31,9 @@ paper = Paper.load("sigmoid-attention")
 TEXT = "python-docs"
 
 # Each arm's own best of the grid on seed 0, which no verdict uses: see results/tuning.
-RATES = (1e-3, 2e-3, 4e-3)
+RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)
 LANGUAGE_RATE = {"softmax": 2e-3, "sigmoid": 2e-3, "sigmoid, b = 0": 2e-3}
+VISION_RATES = RATES[:3]
 VISION_RATE = {"softmax": 2e-3, "sigmoid": 2e-3}
 
 VISION_DATA = {
@@ -86,7 +88,7 @@ def train_vision(
 
 TUNED = (
     Tuning("language_model", train_language, LANGUAGE_RATE, RATES, "nats per token", "lower"),
-    Tuning("vision_transformer", train_vision, VISION_RATE, RATES, None, "higher"),
+    Tuning("vision_transformer", train_vision, VISION_RATE, VISION_RATES, None, "higher"),
 )
 
 
@@ -112,7 +114,7 @@ def language_model(
     arm: Literal["softmax", "sigmoid", "sigmoid, b = 0"], seed: int, scale: Scale, device: str
 ) -> Measurement:
     """A small decoder (rotary positions, pre-norm) learns the characters of Python's documentation;
-    every arm has the same block, data order and budget, and its own best learning rate of three.
+    every arm has the same block, data order and budget, and its own best learning rate of four.
 
     Differs from the paper: at laptop scale a model of 0.2 million parameters at length 128 in place
     of 1 billion at length 2048, without QK-norm, so that the bias alone has to tame the norms.
@@ -181,6 +183,7 @@ def norms_at_initialisation(seed: int, scale: Scale) -> dict[str, float]:
     metric="test accuracy [%]",
     better="higher",
     expects=NoWorseThan("softmax", margin=1.0),
+    seeds=3,
 )
 def vision_transformer(
     arm: Literal["softmax", "sigmoid"], seed: int, scale: Scale, device: str
@@ -195,10 +198,9 @@ def vision_transformer(
 
 @paper.claim(
     says="The Jacobian of sigmoid attention is bounded by a quadratic in the size of its inputs.",
-    reported="a theorem: bound / actual is at least 1 for every input",
-    metric="smallest bound / actual over inputs",
-    better="higher",
-    expects=(AtLeast("fresh layer", 1.0), AtLeast("trained layer", 1.0)),
+    reported="a theorem: it holds for every input",
+    metric="inputs on which the bound is exceeded [%]",
+    expects=(AtMost("fresh layer", 0.01), AtMost("trained layer", 0.01)),
     arms=("fresh layer", "trained layer"),
     seeds=3,
 )
@@ -213,16 +215,20 @@ def jacobian_bound_holds(seed: int, scale: Scale) -> dict[str, Measurement]:
     trained = language.train(attention="sigmoid", data=TEXT, seed=seed, settings=settings)
     with seeded(seed):
         fresh = SigmoidAttention(settings.width, settings.heads)
-    model = trained.model
+    first = cast(Block, trained.model.blocks[0])
     return {
-        "fresh layer": _bound_over_actual(model, fresh, trained, scale),
-        "trained layer": _bound_over_actual(model, model.blocks[0].attention, trained, scale),
+        "fresh layer": _bound_against_actual(fresh, trained, scale),
+        "trained layer": _bound_against_actual(
+            cast(SigmoidAttention, first.attention), trained, scale
+        ),
     }
 
 
-def _bound_over_actual(
-    model: nn.Module, layer: nn.Module, trained: language.TrainedLanguage, scale: Scale
+def _bound_against_actual(
+    layer: SigmoidAttention, trained: language.TrainedLanguage, scale: Scale
 ) -> Measurement:
+    model = trained.model
+    norm = cast(Block, model.blocks[0]).attention_norm
     head_dim = trained.settings.width // trained.settings.heads
     query, key, value = (part[:head_dim].double() for part in layer.qkv.weight.detach().chunk(3))
     n = JACOBIAN_TOKENS[scale]
@@ -234,7 +240,7 @@ def _bound_over_actual(
         sums = dict.fromkeys(curves, 0.0)
         for window in windows:
             with torch.no_grad():
-                x = scaling * model.blocks[0].attention_norm(model.embedding(window)).double()
+                x = scaling * norm(model.embedding(window)).double()
             norms = {
                 "sigmoid": _jacobian_norm(x, query, key, value, bias),
                 "softmax": _jacobian_norm(x, query, key, value, None),
@@ -242,10 +248,14 @@ def _bound_over_actual(
             }
             ratios.append(norms["bound"] / norms["sigmoid"])
             sums = {name: sums[name] + norms[name] / len(windows) for name in sums}
-        for name, norm in sums.items():
-            curves[name].append((scaling, norm))
-    median = float(torch.tensor(ratios).median())
-    return Measurement(min(ratios), {"median bound / actual": median}, curves)
+        for name, mean in sums.items():
+            curves[name].append((scaling, mean))
+    exceeded = 100 * sum(ratio < 1 for ratio in ratios) / len(ratios)
+    readings = {
+        "median bound / actual": statistics.median(ratios),
+        "smallest bound / actual": min(ratios),
+    }
+    return Measurement(exceeded, readings, curves)
 
 
 def _jacobian_norm(

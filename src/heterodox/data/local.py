@@ -93,6 +93,11 @@ def availability(dataset: Dataset) -> str:
 
     Raises:
         ValueError: `$HETERODOX_DATA` names a folder that does not exist.
+
+    Example:
+        >>> from heterodox.data import dataset
+        >>> availability(dataset("digits"))
+        'embedded'
     """
     if dataset.embedded:
         return "embedded"

@@ -143,7 +143,12 @@ class Claim:
 
 
 class Paper:
-    """A source and its claims; also a comparison made by the user, which is judged the same way."""
+    """A source and its claims; also a comparison made by the user, which is judged the same way.
+
+    Example:
+        >>> Paper.load("sigmoid-attention").entry.arxiv
+        '2409.04431'
+    """
 
     def __init__(self, entry: PaperEntry, kind: str = "paper") -> None:
         self.entry = entry

@@ -88,6 +88,10 @@ class Beats:
         baseline: the arm to beat.
         by: least improvement, in the metric's unit.
         arm: which arm must do so; None: every other arm.
+
+    Example:
+        >>> Beats("softmax", by=0.1).describe("lower")
+        'every other arm lower than softmax by more than 0.1'
     """
 
     baseline: str
@@ -116,6 +120,10 @@ class NoWorseThan:
         baseline: the arm to match.
         margin: what counts as no difference, in the metric's unit.
         arm: which arm must do so; None: every other arm.
+
+    Example:
+        >>> NoWorseThan("softmax", margin=0.02).describe("lower")
+        'every other arm no worse than softmax + 0.02'
     """
 
     baseline: str
@@ -139,7 +147,12 @@ class NoWorseThan:
 
 @dataclass(frozen=True)
 class AtLeast:
-    """The metric of `arm` is above `threshold`."""
+    """The metric of `arm` is above `threshold`.
+
+    Example:
+        >>> AtLeast("sigmoid", 95).describe("higher")
+        'sigmoid above 95'
+    """
 
     arm: str
     threshold: float
@@ -154,7 +167,12 @@ class AtLeast:
 
 @dataclass(frozen=True)
 class AtMost:
-    """The metric of `arm` is below `threshold`."""
+    """The metric of `arm` is below `threshold`.
+
+    Example:
+        >>> AtMost("sigmoid", 0.25).describe("lower")
+        'sigmoid below 0.25'
+    """
 
     arm: str
     threshold: float
@@ -169,7 +187,12 @@ class AtMost:
 
 @dataclass(frozen=True)
 class Within:
-    """The metric of `arm`, or given `of` its difference from that of `of`, is in (low, high)."""
+    """The metric of `arm`, or given `of` its difference from that of `of`, is in (low, high).
+
+    Example:
+        >>> Within("sigmoid", -0.1, 0.1, of="softmax").describe("lower")
+        'sigmoid − softmax between -0.1 and 0.1'
+    """
 
     arm: str
     low: float
@@ -211,7 +234,12 @@ def _excess(
 
 @dataclass(frozen=True)
 class RatioAtLeast:
-    """`numerator` is more than `limit` times `denominator`. For metrics that are positive."""
+    """`numerator` is more than `limit` times `denominator`. For metrics that are positive.
+
+    Example:
+        >>> RatioAtLeast("dense", "sparse", 2).describe("lower")
+        'dense more than 2 times sparse'
+    """
 
     numerator: str
     denominator: str
@@ -227,7 +255,12 @@ class RatioAtLeast:
 
 @dataclass(frozen=True)
 class RatioAtMost:
-    """`numerator` is less than `limit` times `denominator`. For a positive denominator."""
+    """`numerator` is less than `limit` times `denominator`. For a positive denominator.
+
+    Example:
+        >>> RatioAtMost("sparse", "dense", 0.5).describe("lower")
+        'sparse less than 0.5 times dense'
+    """
 
     numerator: str
     denominator: str
@@ -249,6 +282,10 @@ class Slope:
         positions: arm -> its place on the horizontal axis.
         low, high: bounds of the slope.
         log: take logarithms of both axes, so that the slope is the exponent of a power law.
+
+    Example:
+        >>> Slope({"short": 1, "long": 4}, 0.9, 1.1, log=True).describe("lower")
+        'exponent over short, long between 0.9 and 1.1'
     """
 
     positions: Mapping[str, float]
@@ -283,7 +320,12 @@ class Slope:
 
 @dataclass(frozen=True)
 class Ordering:
-    """Each arm is better than the one before it."""
+    """Each arm is better than the one before it.
+
+    Example:
+        >>> Ordering(("float16", "float32")).describe("higher")
+        'each higher than the one before it: float16, float32'
+    """
 
     arms: tuple[str, ...]
 

@@ -31,11 +31,10 @@ def stablemax(input: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape
         tensor([0.5714, 0.2857, 0.1429, 0.0000])
     """
     x = input.to(torch.promote_types(input.dtype, torch.float32))
-    # where instead of abs, whose derivative at 0 is 0: s has derivative 1 there. And 1 / (1 + |x|)
-    # instead of 1 / (1 - x): the branch that is not taken has no pole at 1, so no 0 · inf.
-    positive = x >= 0
-    grown = torch.where(positive, x, -x) + 1
-    s = torch.where(positive, grown, grown.reciprocal())
+    # Both branches of s at once: the first term is x or 0, the second 1 or 1 / (1 - x). The slope
+    # at 0 is 1 whatever relu's is taken to be, and no branch that is not taken has a pole at 1.
+    positive = x.relu()
+    s = positive + (1 + (positive - x)).reciprocal()
     total = s.sum(dim, keepdim=True)
     return (s / total.masked_fill(total == 0, 1.0)).to(input.dtype)
 
@@ -172,7 +171,6 @@ class StableMaxCrossEntropyLoss(nn.Module):
 
 
 def _log_s(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """g(x) = sign(x) log(1 + |x|), with g'(0) = 1."""
-    positive = x >= 0
-    magnitude = torch.where(positive, x, -x).log1p()
-    return torch.where(positive, magnitude, -magnitude)
+    """g(x) = sign(x) log(1 + |x|), with g'(0) = 1, which abs and sign would make 0."""
+    sign = torch.ones_like(x).copysign(x.detach())
+    return sign * (sign * x).log1p()

@@ -2,7 +2,7 @@
 
     logits = W₃ relu(W₂ relu(W₁ [onehot(a); onehot(b)]))
 
-"Grokking at the Edge of Numerical Stability" (Prieto et al., ICLR 2025, arXiv 2501.04697, section 2).
+"Grokking at the Edge of Numerical Stability" (Prieto et al., ICLR 2025, arXiv 2501.04697).
 A product with one-hot vectors picks rows, so W₁ is stored transposed, a row a symbol, and read by
 index: of the 2p products of each example, 2p - 2 are with zero.
 """

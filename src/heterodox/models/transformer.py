@@ -5,8 +5,8 @@
 
 LS is LayerScale or the identity. With hybrid norm, x = x + LS1(LN(Attn(LN1(x)))).
 Sizes and initialisation follow "Theory, Analysis, and Best Practices for Sigmoid Self-Attention"
-(Ramapuram et al., 2024, arXiv 2409.04431): MLP of 4x the width with GELU, no biases in the attention's
-projections, all weights from a truncated normal of standard deviation 0.02.
+(Ramapuram et al., 2024, arXiv 2409.04431): MLP of 4x the width with GELU, no biases in the
+attention's projections, all weights from a truncated normal of standard deviation 0.02.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from heterodox.attention.sigmoid import LayerScale
 from heterodox.layers import NORMS
 
 AttentionFactory = Callable[..., nn.Module]
-"""`(embed_dim, num_heads, *, sequence_length, position) -> Module`, as in `heterodox.attention.slot`."""
+"""`(embed_dim, num_heads, *, sequence_length, position) -> Module`; see `attention.slot`."""
 
 NormFactory = Callable[[int], nn.Module]
 
@@ -76,9 +76,7 @@ class Block(nn.Module):
         attn_mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
         is_causal: bool = False,
     ) -> Float[Tensor, "batch length dim"]:
-        attended = self.attention(
-            self.attention_norm(x), attn_mask=attn_mask, is_causal=is_causal
-        )
+        attended = self.attention(self.attention_norm(x), attn_mask=attn_mask, is_causal=is_causal)
         x = x + self.attention_scale(self.output_norm(attended))
         return x + self.mlp_scale(self.mlp(self.mlp_norm(x)))
 
@@ -113,11 +111,11 @@ def norm_from(slot: str | NormFactory) -> NormFactory:
 
 
 def refuse_unnamed(**slots: Any) -> None:
-    """A saved model is rebuilt from the JSON of its arguments, which can hold a slot's name only."""
+    """A saved model is rebuilt from its arguments as JSON, which can hold a slot's name only."""
     for name, given in slots.items():
         if not isinstance(given, str):
             raise ValueError(
-                f"{name}: built from {given!r}, only a model whose slots are given by name can be saved"
+                f"{name}: {given!r} given, a name expected of every slot of a model to be saved"
             )
 
 
@@ -129,18 +127,18 @@ class DecoderLM(nn.Module, PyTorchModelHubMixin):
         width, layers, heads: of the transformer; heads must divide width.
         length: longest sequence in training. Sigmoid attention fixes its bias there, and learned
             positions end there; the others run at any length.
-        attention: name in `ATTENTION`, or a factory `(embed_dim, num_heads, *, sequence_length, position)`.
+        attention: name in `ATTENTION`, or a factory of the kind in `heterodox.attention.slot`.
         position: "rotary", "alibi", "learned" (a table of `length` vectors) or "none".
         norm: name in `NORMS`, or a factory `(dim)`.
         hybrid_norm, layer_scale: see `Block`.
         tie_embeddings: whether the read-out shares the token embedding's weight, as GPT-2 does.
 
-    `save_pretrained` and `from_pretrained` work as in Hugging Face, for models whose slots are given
-    by name.
+    `save_pretrained` and `from_pretrained` work as in Hugging Face, for models whose slots are
+    given by name.
 
     Raises:
-        ValueError: unknown names, sizes that are not positive, heads that do not divide width, or an
-            odd head size with rotary positions.
+        ValueError: unknown names, sizes that are not positive, heads that do not divide width, or
+            an odd head size with rotary positions.
 
     Example:
         >>> model = DecoderLM(65, width=32, layers=2, heads=2, length=16, attention="sigmoid")
@@ -222,7 +220,8 @@ class DecoderLM(nn.Module, PyTorchModelHubMixin):
         def note(module: nn.Module, args: Any, output: Tensor) -> None:
             norms.append(output.float().norm(dim=-1).mean().item())
 
-        handles = [block.attention.register_forward_hook(note) for block in self.blocks]
+        attentions: Any = [block.attention for block in self.blocks]
+        handles = [attention.register_forward_hook(note) for attention in attentions]
         try:
             self(tokens)
         finally:

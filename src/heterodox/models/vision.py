@@ -1,4 +1,4 @@
-"""Small networks for images (batch, channels, height, width): a vision transformer, a CNN and an MLP."""
+"""Small networks for images: a vision transformer, a convolutional network and an MLP."""
 
 import math
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ from heterodox.models.transformer import (
 
 
 class ViT(nn.Module, PyTorchModelHubMixin):
-    """A vision transformer: patches, learned positions, pre-norm blocks, mean of the tokens, linear.
+    """A vision transformer: patches, learned positions, pre-norm blocks, mean of the tokens.
 
-    Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020, arXiv 2010.11929, with the mean over all
-    tokens in place of a class token, as in Beyer et al., 2022, arXiv 2205.01580.
+    Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020, arXiv 2010.11929, with the mean over
+    all tokens in place of a class token, as in Beyer et al., 2022, arXiv 2205.01580.
 
     Args:
         image_shape: (channels, height, width); `patch` must divide height and width.
         patch: side of a patch in pixels.
         classes: number of classes.
         width, layers, heads: of the transformer; heads must divide width.
-        attention: name in `ATTENTION`, or a factory `(embed_dim, num_heads, *, sequence_length, position)`.
+        attention: name in `ATTENTION`, or a factory of the kind in `heterodox.attention.slot`.
         norm: name in `NORMS`, or a factory `(dim)`.
         hybrid_norm, layer_scale: see `heterodox.models.Block`.
 

@@ -49,7 +49,7 @@ TASKS = {
         ),
         Task(
             name="arithmetic",
-            summary="An MLP learns a op b mod p from a part of all pairs, and groks the rest or not.",
+            summary="An MLP learns a op b mod p from some of all pairs, and groks the rest or not.",
             train="heterodox.tasks.arithmetic:train",
             check="heterodox.tasks.arithmetic:check",
             settings="heterodox.tasks.arithmetic:SETTINGS",

@@ -1,7 +1,7 @@
 """Arithmetic: an MLP learns a op b mod p from a part of all pairs of residues.
 
-The task on which grokking was found: the rest of the table is generalised to long after the given part
-is fitted, or never. Set-up of "Grokking at the Edge of Numerical Stability" (Prieto et al., ICLR 2025,
+The task on which grokking was found: the rest of the table is learned long after the given part is
+fitted, or never. Set-up of "Grokking at the Edge of Numerical Stability" (Prieto et al., ICLR 2025,
 arXiv 2501.04697): all p² pairs, a random split, full-batch training of `PairMLP`.
 """
 
@@ -86,8 +86,8 @@ class ArithmeticSettings:
         pairs = self.modulus**2
         if not 1 <= self.train_pairs < pairs:
             raise ValueError(
-                f"fraction: {self.fraction} given, a part of the {pairs} pairs expected that leaves "
-                "at least one for training and one for testing"
+                f"fraction: {self.fraction} given, a part of the {pairs} pairs expected that "
+                "leaves at least one for training and one for testing"
             )
 
     @property
@@ -147,17 +147,17 @@ class TrainedArithmetic:
 
     @property
     def epochs_to_generalise(self) -> float:
-        """First recorded epoch with a test accuracy of at least 95 %; infinite if there is none."""
+        """First recorded epoch with a test accuracy of at least 95 %; infinite if none."""
         return self._first_epoch("test_accuracy")
 
     @property
     def epochs_to_fit(self) -> float:
-        """First recorded epoch with a training accuracy of at least 95 %; infinite if there is none."""
+        """First recorded epoch with a training accuracy of at least 95 %; infinite if none."""
         return self._first_epoch("train_accuracy")
 
     @property
     def collapsed(self) -> float:
-        """Share of training examples whose softmax has collapsed at the end, in the loss's dtype."""
+        """Share of training examples whose softmax has collapsed at the end, in `loss_dtype`."""
         return self.curves["collapse"][-1]
 
     def measurement(self) -> Measurement:
@@ -309,9 +309,7 @@ def _train(
     checkpoint: Path | None,
 ) -> list[TrainedArithmetic]:
     """Trains the models of all seeds in step; every tensor has them as its first axis."""
-    check(
-        operation=operation, loss=loss, optimizer=optimizer, schedule=schedule, settings=settings
-    )
+    check(operation=operation, loss=loss, optimizer=optimizer, schedule=schedule, settings=settings)
     pairs, results = table(operation, settings.modulus)
     orders = torch.stack(
         [torch.randperm(len(pairs), generator=generator_for(seed, "split")) for seed in seeds]
@@ -390,7 +388,13 @@ def _train(
             own.data.copy_(stacked.data[index])
     rows = zip(models, train_pairs, test_pairs, monitors, strict=True)
     return [
-        TrainedArithmetic(model, trained_on, tested_on, settings, monitor.history)
+        TrainedArithmetic(
+            model,
+            trained_on,
+            tested_on,
+            settings,
+            {name: [float(y) for y in values] for name, values in monitor.history.items()},
+        )
         for model, trained_on, tested_on, monitor in rows
     ]
 

@@ -1,8 +1,8 @@
 """Images: a small network learns to tell classes apart.
 
-The network is a vision transformer, a convolutional network or an MLP of `heterodox.models.vision`, or one
-of the caller's own; sizes stand in `SETTINGS`. Pixels are brought to mean 0 and deviation 1 in each
-channel, as measured on the whole training set; nothing is augmented.
+The network is a vision transformer, a convolutional network or an MLP of `heterodox.models.vision`,
+or one of the caller's own; sizes stand in `SETTINGS`. Pixels are brought to mean 0 and deviation 1
+in each channel, as measured on the whole training set; nothing is augmented.
 """
 
 import hashlib
@@ -49,9 +49,10 @@ class ImageSettings:
         learning_rate, warmup_steps: peak of the schedule, and the steps to reach it.
         weight_decay: of the optimizer.
         clip: largest norm of the gradient; None does not clip.
-        train_images, test_images: at most so many are used; None for all. The training images are drawn
-            anew by each seed, the test images are the first of the test set.
-        label_noise: share of the training labels that are replaced by another class, drawn at random.
+        train_images, test_images: at most so many are used; None for all. The training images are
+            drawn anew by each seed, the test images are the first of the test set.
+        label_noise: share of the training labels that are replaced by another class, drawn at
+            random.
         image_size: a user's folder of images is resized to this side; datasets keep their own.
         patch, width, layers, heads, hybrid_norm, layer_scale: see `ViT`.
         conv_widths: see `ConvNet`.
@@ -99,10 +100,24 @@ class ImageSettings:
 
 SETTINGS: dict[Scale, ImageSettings] = {
     Scale.SMOKE: ImageSettings(
-        epochs=4, batch_size=32, learning_rate=3e-3, patch=2, width=32, layers=2, heads=2
+        epochs=8,
+        batch_size=32,
+        learning_rate=3e-3,
+        warmup_steps=20,
+        patch=2,
+        width=32,
+        layers=2,
+        heads=2,
+        conv_widths=(8, 16),
+        evaluations=2,
     ),
     Scale.LAPTOP: ImageSettings(
-        epochs=3, batch_size=64, learning_rate=1e-3, warmup_steps=50, train_images=12_000
+        epochs=3,
+        batch_size=32,
+        learning_rate=2e-3,
+        warmup_steps=50,
+        train_images=12_000,
+        evaluations=3,
     ),
     # All images, and a transformer of the depth and heads of ViT-S at half its width.
     Scale.PAPER: ImageSettings(
@@ -127,7 +142,8 @@ class TrainedImages:
     """A trained model with its record.
 
     Attributes:
-        model: in evaluation mode, on the device of training; takes images as `normalise` returns them.
+        model: in evaluation mode, on the device of training; takes images as `normalise` returns
+            them.
         normalise: from uint8 images to what the model takes.
         settings: of the run.
         history: curves of the training loss, the test error [%] and the test loss.
@@ -185,8 +201,8 @@ def train(
         loss, optimizer, schedule: a name of the slot, or a callable with the call that the slot's
             module documents.
         data: see `heterodox.data.load_images`; or images already loaded.
-        seed: of the choice of training images, their order, label noise and initialisation. Two runs
-            with the same seed see the same batches, whatever is in their slots.
+        seed: of the choice of training images, their order, label noise and initialisation. Two
+            runs with the same seed see the same batches, whatever is in their slots.
         settings: see `SETTINGS` for those of each scale.
         device: see `heterodox.training.fabric_on`.
         checkpoint: see `heterodox.training.fit`; removed by the caller.
@@ -307,7 +323,7 @@ def check(
     images = min(len(source.train_labels), settings.train_images or len(source.train_labels))
     if settings.batch_size > images:
         raise ValueError(
-            f"batch_size: {settings.batch_size} given, at most the {images} images for training expected"
+            f"batch_size: {settings.batch_size} given, at most the {images} images expected"
         )
     with seeded(0):  # sizes that do not fit the images show when the model is built
         _build(model, source, attention, norm, settings)
@@ -342,9 +358,7 @@ class Normalisation:
         return (images.float() - self.mean.to(device)) / self.deviation.to(device)
 
 
-def noisy_labels(
-    labels: Tensor, classes: int, share: float, generator: torch.Generator
-) -> Tensor:
+def noisy_labels(labels: Tensor, classes: int, share: float, generator: torch.Generator) -> Tensor:
     """`labels` with a random `share` of them replaced by another class, each as likely.
 
     Example:

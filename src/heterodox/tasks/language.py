@@ -138,7 +138,7 @@ class TrainedLanguage:
         nll: from (logits, targets) to the loss that is evaluated.
     """
 
-    model: nn.Module
+    model: DecoderLM
     text: EncodedText
     settings: LanguageSettings
     history: History
@@ -222,10 +222,10 @@ def train(
     """Trains a decoder on a text and evaluates it, at the training length and beyond.
 
     Args:
-        attention, norm, loss, optimizer, schedule: a name of the slot, or a callable with the call that
-            the slot's module documents.
-        position: "rotary", "alibi", "learned" or "none". Learned positions are evaluated at the training
-            length only.
+        attention, norm, loss, optimizer, schedule: a name of the slot, or a callable with the call
+            that the slot's module documents.
+        position: "rotary", "alibi", "learned" or "none". Learned positions are evaluated at the
+            training length only.
         data: see `heterodox.data.load_text`; or a text already loaded.
         seed: of initialisation and of the order of the data. Two runs with the same seed see the
             same windows, whatever is in their slots.
@@ -296,7 +296,7 @@ def train(
         RandomWindows(
             text.train, settings.length, settings.batch_size, generator_for(seed, "windows")
         ),
-        lambda model, batch: token_losses(model, *batch, make_loss),
+        lambda model, batch: token_losses(model, batch[0], batch[1], make_loss),
         steps=steps,
         scheduler=make_schedule(descent, steps, settings.warmup_steps),
         clip=settings.clip,
@@ -391,7 +391,7 @@ def window_loss(
 
 
 def _validation(text: EncodedText, settings: LanguageSettings) -> Tensor:
-    """The start of the validation text: whole windows of the longest length, and one target more."""
+    """The start of the validation text: whole windows of the longest length and one target more."""
     longest = settings.length * max(settings.evaluate_lengths)
     windows = min(settings.evaluation_windows, max(1, (len(text.validation) - 1) // longest))
     return text.validation[: windows * longest + 1]

@@ -17,10 +17,11 @@ class Task:
     Attributes:
         name: as on the command line.
         summary: one line.
-        train: `"module:function"`; takes the slots, `data` where the task has data, `seed`, `settings`,
-            `device` and `checkpoint` by keyword, and returns an object with `measurement()`.
-        check: `"module:function"`; takes the slots, `data` and `settings`, raises ValueError for what
-            `train` would refuse, and returns what identifies the data.
+        train: `"module:function"`; takes the slots, `data` where the task has data, `seed`,
+            `settings`, `device` and `checkpoint` by keyword, and returns an object with
+            `measurement()`.
+        check: `"module:function"`; takes the slots, `data` and `settings`, raises ValueError for
+            what `train` would refuse, and returns what identifies the data.
         settings: `"module:SETTINGS"`, a dict from `Scale` to the task's settings.
         slots: argument of `train` -> the slot that its names come from, or the names.
         data: the default dataset, or None where the task makes its data.
@@ -66,7 +67,7 @@ def chosen(slot: Slot, given: str | Callable[..., Any]) -> Callable[..., Any]:
 
 
 def described(**slots: Any) -> str:
-    """Names for a run's choices that are the same in the next process, unlike the repr of a function.
+    """Names for a run's choices that are the same in the next process, as a repr may not be.
 
     Example:
         >>> described(seed=3, loss=max, optimizer=partial(min, default=0))

@@ -1,15 +1,16 @@
 """Batches with an exact state: where training stands in its data can be saved and restored."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 from torch import Tensor
 
 
+@runtime_checkable
 class Batches(Protocol):
-    """What `fit` draws from: `next` never ends, and the state holds all that decides what is next."""
+    """What `fit` draws from: it never ends, and its state holds all that decides what is next."""
 
     def __next__(self) -> Any: ...
 
@@ -27,11 +28,12 @@ class RandomWindows:
         batch_size: windows in a batch.
         generator: on the CPU; decides the places.
 
-    Each batch is a pair (inputs, targets) of shape (batch_size, length), int64; targets are the inputs
-    one token later.
+    Each batch is a pair (inputs, targets) of shape (batch_size, length), int64; targets are the
+    inputs one token later.
 
     Raises:
-        ValueError: `length` or `batch_size` is not positive, or the text has no `length + 1` tokens.
+        ValueError: `length` or `batch_size` is not positive, or the text has no `length + 1`
+            tokens.
 
     Example:
         >>> windows = RandomWindows(torch.arange(100), 4, 2, torch.Generator().manual_seed(0))
@@ -42,7 +44,7 @@ class RandomWindows:
 
     def __init__(
         self,
-        tokens: Int[Tensor, " tokens"],
+        tokens: Integer[Tensor, "tokens"],
         length: int,
         batch_size: int,
         generator: torch.Generator,

@@ -13,7 +13,8 @@ def fabric_on(device: str = "cpu", precision: Any = "32-true") -> Fabric:
 
     Args:
         device: "cpu", "cuda", "cuda:1", "mps", ...
-        precision: as for `lightning_fabric.Fabric`; "bf16-mixed" halves the cost of a GPU's matmuls.
+        precision: as for `lightning_fabric.Fabric`; "bf16-mixed" halves the cost of a GPU's
+            matmuls.
 
     Raises:
         ValueError: the device is unknown or not present.

@@ -1,4 +1,4 @@
-"""The one training loop, on Lightning Fabric: CPU, one GPU or several, in any of Fabric's precisions."""
+"""The one training loop, on Lightning Fabric: CPU, one GPU or several, in any of its precisions."""
 
 import math
 from collections.abc import Callable
@@ -122,7 +122,7 @@ def fit(
     def read_losses() -> None:
         if not unread:
             return
-        losses = torch.stack(unread)
+        losses: Any = torch.stack(unread)
         if fabric.world_size > 1:
             losses = fabric.all_reduce(losses, reduce_op="mean")
         first = history.steps - len(unread) + 1
@@ -136,7 +136,7 @@ def fit(
     def add_point() -> None:
         if since_point:
             mean = sum(since_point) / len(since_point)
-            history.loss.append((history.steps, mean))
+            history.loss.append((float(history.steps), mean))
             since_point.clear()
             if fabric.is_global_zero:
                 report(history.steps, steps, loss=mean)
@@ -145,11 +145,11 @@ def fit(
         assert evaluate is not None
         wrapped.eval()
         with torch.no_grad():
-            metrics = evaluate(wrapped)
+            metrics = {name: float(value) for name, value in evaluate(wrapped).items()}
         wrapped.train()
         for name, value in metrics.items():
-            history.evaluations.setdefault(name, []).append((history.steps, float(value)))
-        watched = float(next(iter(metrics.values())))
+            history.evaluations.setdefault(name, []).append((float(history.steps), value))
+        watched = next(iter(metrics.values()))
         history.diverged |= not math.isfinite(watched)
         improved = watched < history.best
         history.evaluations_since_best = 0 if improved else history.evaluations_since_best + 1
@@ -176,7 +176,9 @@ def fit(
                 if fabric.world_size == 1:
                     set_random_state(state["random"], fabric.device)
             except (RuntimeError, ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"checkpoint: {checkpoint} is of another model: {error}") from error
+                raise ValueError(
+                    f"checkpoint: {checkpoint} is of another model: {error}"
+                ) from error
 
         while history.steps < steps and not (history.diverged or history.stopped_early):
             batch = _share(fabric.to_device(next(batches)), fabric)
@@ -225,6 +227,7 @@ def _load(path: Path, header: dict[str, Any]) -> dict[str, Any]:
         if state.get(name) != expected:
             found = state.get(name)
             raise ValueError(
-                f"checkpoint: {path} is of another run: {name} {found!r} found, {expected!r} expected"
+                f"checkpoint: {path} is of another run: "
+                f"{name} {found!r} found, {expected!r} expected"
             )
     return state

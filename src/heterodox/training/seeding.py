@@ -1,4 +1,4 @@
-"""Randomness that PyTorch takes from its global generators, seeded without disturbing the caller."""
+"""Randomness from PyTorch's global generators, seeded without disturbing the caller."""
 
 import hashlib
 from collections.abc import Iterator

@@ -1,0 +1,176 @@
+"""Contestants compute what they say, so that equal work is compared."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from heterodox.attention import sigmoid_attention
+from heterodox.bench import BENCHES, COMPONENTS, PACKAGES, PEERS, SIZES
+from heterodox.bench import attention as attention_bench
+from heterodox.bench import loss as loss_bench
+from heterodox.bench import optimizer as optimizer_bench
+from heterodox.bench.contestants import chosen_peers, contestant
+from heterodox.bench.memory import peak_above_inputs
+from heterodox.bench.workload import Case
+from heterodox.losses import stablemax_cross_entropy
+from heterodox.optim import project_orthogonal
+
+TINY = {"attention": "16", "loss": "8x5", "optimizer": "3x4"}
+
+NEEDS_X_TRANSFORMERS = "needs x-transformers"
+
+
+def qkv():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(1, 2, 10, 8, generator=generator) for _ in range(3)]
+
+
+@pytest.mark.parametrize("slot", list(BENCHES))
+def test_every_contestant_of_every_slot_does_every_case(slot):
+    workload = BENCHES[slot]()
+    names = [*COMPONENTS[slot], *chosen_peers(slot, None)]
+    for case in workload.cases([TINY[slot]]):
+        for name in names:
+            if "compiled" not in name:
+                workload.prepare(contestant(slot, name), case, "cpu")()
+
+
+@pytest.mark.parametrize("slot", list(BENCHES))
+def test_tables_agree_with_the_workloads(slot):
+    workload = BENCHES[slot]()
+    assert list(BENCHES) == list(COMPONENTS) == list(PEERS) == list(SIZES)
+    cases = workload.cases(SIZES[slot])
+    assert {case.size for case in cases} == set(SIZES[slot])
+    passes = {case.passes for case in cases}
+    for target in workload.targets:
+        assert target.contestant in COMPONENTS[slot]
+        assert target.passes in passes
+        assert workload.cases([target.size])
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_softmax_peers_equal_the_default(is_causal):
+    query, key, value = qkv()
+    expected = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+    dense = attention_bench.dense_softmax(query, key, value, is_causal=is_causal)
+    torch.testing.assert_close(dense, expected)
+    pytest.importorskip("x_transformers", reason=NEEDS_X_TRANSFORMERS)
+    theirs = attention_bench.x_transformers_softmax(query, key, value, is_causal=is_causal)
+    torch.testing.assert_close(theirs, expected)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_the_sigmoid_peer_equals_sigmoid_attention(is_causal):
+    pytest.importorskip("x_transformers", reason=NEEDS_X_TRANSFORMERS)
+    query, key, value = qkv()
+    expected = sigmoid_attention(query, key, value, is_causal=is_causal, bias=-math.log(10))
+    theirs = attention_bench.x_transformers_sigmoid(query, key, value, is_causal=is_causal)
+    torch.testing.assert_close(theirs, expected)
+
+
+@pytest.mark.parametrize("variant", ["causal", "full"])
+def test_attention_calls_return_output_and_gradients(variant):
+    query, key, value = [], [], []
+
+    def spy(*inputs, is_causal):
+        for seen, given in zip((query, key, value), inputs, strict=True):
+            seen.append(given)
+        assert is_causal == (variant == "causal")
+        return F.scaled_dot_product_attention(*inputs, is_causal=is_causal)
+
+    forward = attention_bench.prepare(spy, Case("16", "forward", variant), "cpu")()
+    gradients = attention_bench.prepare(spy, Case("16", "forward and backward", variant), "cpu")()
+    assert forward.shape == (1, 8, 16, 64) and not forward.requires_grad
+    assert [g.shape for g in gradients] == 3 * [(1, 8, 16, 64)]
+    assert torch.equal(query[0], query[1])  # the same inputs, whoever is measured
+    assert not torch.equal(query[0], key[0])
+
+
+def test_loss_variants_compute_the_same_loss():
+    case = Case("64x10", "forward", "")
+    double = loss_bench.prepare(stablemax_cross_entropy, case, "cpu")()
+    single = loss_bench.prepare(loss_bench.stablemax_float32, case, "cpu")()
+    assert double.item() == pytest.approx(single.item(), rel=1e-5)
+    assert double.item() != single.item()
+
+
+def test_the_loop_projects_every_gradient_as_perp_grad_does():
+    expected, parameters = [], []
+
+    def make(params, lr):
+        expected.extend(project_orthogonal(p.detach(), p.grad) for p in params)
+        parameters.extend(params)
+        return optimizer_bench.PerpGradLoop(params, lr)
+
+    step = optimizer_bench.prepare(make, Case("mlp", "step"), "cpu")
+    start = [parameter.detach().clone() for parameter in parameters]
+    step()
+    for parameter, old, gradient in zip(parameters, start, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-4)
+        change = (parameter - old).abs()  # the first step of Adam: the learning rate everywhere
+        assert change.median().item() == pytest.approx(optimizer_bench.LEARNING_RATE, rel=0.01)
+
+
+def test_the_models_of_the_optimizer_are_what_they_are_called():
+    assert optimizer_bench.shapes("mlp") == [
+        (200, 226),
+        (200,),
+        (200, 200),
+        (200,),
+        (113, 200),
+        (113,),
+    ]
+    transformer = optimizer_bench.shapes("transformer")
+    assert len(transformer) == 150
+    assert optimizer_bench.shapes("20x1000000") == 20 * [(1000000,)]
+
+
+@pytest.mark.parametrize(
+    ("slot", "size"),
+    [
+        ("attention", "0"),
+        ("attention", "1e3"),
+        ("attention", "-5"),
+        ("loss", "10"),
+        ("loss", "4x"),
+        ("loss", "0x10"),
+        ("optimizer", "resnet"),
+        ("optimizer", "0x10"),
+    ],
+)
+def test_an_unknown_size_is_named(slot, size):
+    with pytest.raises(ValueError, match=f"^sizes: '{size}' given, "):
+        BENCHES[slot]().cases([size])
+
+
+@pytest.mark.parametrize("given", ["dense", "softmax", ""])
+def test_an_unknown_peer_is_answered_with_the_known_ones(given):
+    with pytest.raises(ValueError, match=r"^against: .* one of dense-softmax, x-transformers"):
+        chosen_peers("attention", [given])
+
+
+def test_an_unknown_slot_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"^slot: 'attenton' .* \(did you mean 'attention'\?\)"):
+        chosen_peers("attenton", None)
+
+
+def test_a_peer_that_is_not_installed_is_left_out_unless_asked_for(monkeypatch):
+    monkeypatch.setitem(PACKAGES, "x-transformers", "no_such_package")
+    assert "x-transformers" not in chosen_peers("attention", None)
+    assert "dense-softmax" in chosen_peers("attention", None)
+    with pytest.raises(ValueError, match=r'^against: .* pip install "heterodox\[bench\]"'):
+        chosen_peers("attention", ["x-transformers"])
+
+
+def test_peak_memory_is_that_of_the_matrices_that_are_stored():
+    case = Case("1024", "forward", "full")
+    matrix = 8 * 1024 * 1024 * 4  # heads x length x length in float32
+    dense = peak_above_inputs("attention", "dense-softmax", case, "cpu", 1)
+    if dense is None:
+        pytest.skip("peak memory can be reset on Linux only")
+    assert 2 * matrix <= dense < 2.5 * matrix  # logits before and after the scale
+    blocked = peak_above_inputs("attention", "softmax", case, "cpu", 1)
+    output = 8 * 1024 * 64 * 4
+    assert 0.9 * output < blocked < 0.25 * matrix
