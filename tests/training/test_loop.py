@@ -87,6 +87,16 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, killed_at):
         assert torch.equal(ours, theirs)
 
 
+def test_a_point_of_the_curve_that_a_kill_cuts_in_two_is_whole_after_resuming(tmp_path):
+    expected = fit(**build(), steps=400)
+    part = build()
+    part["batches"] = killed_after(part["batches"], 30)
+    choices = {"steps": 400, "checkpoint": tmp_path / "run", "checkpoint_every": 30}
+    with pytest.raises(Killed):  # after step 30, with a point every 4 steps
+        fit(**part, **choices)
+    assert fit(**build(), **choices) == expected
+
+
 def test_a_finished_run_returns_its_history_without_training_again(tmp_path):
     first = build()
     expected = fit(**first, steps=5, checkpoint=tmp_path / "run")
