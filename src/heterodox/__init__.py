@@ -1,4 +1,4 @@
-"""Published alternatives to the defaults of deep learning, and what their papers claim, measured."""
+"""Published alternatives to the defaults of deep learning, and their papers' claims, measured."""
 
 from typing import TYPE_CHECKING
 

@@ -15,7 +15,7 @@ class Slot(Mapping[str, Callable[..., Any]]):
 
     Args:
         name: what the slot is called in messages and on the command line, for example "attention".
-        entries: name -> `"module:attribute"`; the first entry is the default that the others replace.
+        entries: name -> `"module:attribute"`; the first is the default that the others replace.
 
     Raises:
         ValueError: on looking up an unknown name; the message lists the names and the nearest.

@@ -25,7 +25,7 @@ def softmax(
 def softmax_qk_log_n(
     embed_dim: int, num_heads: int, *, sequence_length: int, position: str | None = None
 ) -> nn.Module:
-    """Softmax with QK-norm and a temperature of log n: what a fair test of longer contexts needs."""
+    """Softmax with QK-norm and a temperature of log n: what a fair test of long contexts needs."""
     return SoftmaxAttention(embed_dim, num_heads, position=position, qk_norm=True, log_n=True)
 
 

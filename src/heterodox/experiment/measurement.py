@@ -53,7 +53,7 @@ class Measurement:
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> "Measurement":
-        """The inverse of `to_json`; ValueError, KeyError or TypeError if `tree` is of another form."""
+        """The inverse of `to_json`; ValueError, KeyError or TypeError if `tree` is no such tree."""
         return cls(
             value=decode_number(tree["value"]),
             readings={str(name): decode_number(v) for name, v in tree["readings"].items()},

@@ -58,7 +58,9 @@ def paired_interval(differences: Sequence[float], confidence: float = CONFIDENCE
         if np.isinf(values).all() and (values == values[0]).all():
             point = float(values[0])
             return Interval(point, point, point, f"infinite in each of {seeds}")
-        return Interval(math.nan, -math.inf, math.inf, f"no interval: not finite in some of {seeds}")
+        return Interval(
+            math.nan, -math.inf, math.inf, f"no interval: not finite in some of {seeds}"
+        )
     mean = float(values.mean())
     if values.size == 1:
         return Interval(mean, -math.inf, math.inf, "no interval: a single seed")

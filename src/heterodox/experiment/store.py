@@ -1,6 +1,6 @@
 """The result store: one JSON file a run, written atomically, found again by what it depends on.
 
-    <root>/jobs/<scale>/<paper>/<measure>/<arm>-seed<seed>-<fingerprint>.json
+<root>/jobs/<scale>/<paper>/<measure>/<arm>-seed<seed>-<fingerprint>.json
 """
 
 import contextlib
