@@ -22,13 +22,15 @@ Failures = Mapping[str, Mapping[tuple[str | None, int], str]]
 
 
 def summarise(paper: Paper, scale: Scale, runs: Runs, failures: Failures) -> dict[str, Any]:
-    """Every claim of `paper` that has runs, with its verdict, as a tree for JSON."""
+    """Every claim of `paper` whose arms have all been run, with its verdict, as a tree for JSON."""
     claims = [
         _summarise_claim(
             claim, runs.get(claim.measure.name, {}), failures.get(claim.measure.name, {})
         )
         for claim in paper.claims
-        if runs.get(claim.measure.name) or failures.get(claim.measure.name)
+        if _is_covered(
+            claim, runs.get(claim.measure.name, {}), failures.get(claim.measure.name, {})
+        )
     ]
     records = [record for of_measure in runs.values() for record in of_measure.values()]
     entry = paper.entry
@@ -70,6 +72,17 @@ def measurements_by_arm(
             if arm in found:
                 found[arm][seed] = measurement
     return found
+
+
+def _is_covered(
+    claim: Claim,
+    runs: Mapping[tuple[str | None, int], Record],
+    failures: Mapping[tuple[str | None, int], str],
+) -> bool:
+    """Whether every arm of `claim` has been tried: another claim on its measure may want fewer."""
+    tried = {arm for record in runs.values() for arm in record.measurements}
+    tried |= {arm for arm, _ in failures if arm is not None}
+    return set(claim.arms) <= tried or any(arm is None for arm, _ in failures)
 
 
 def _summarise_claim(
