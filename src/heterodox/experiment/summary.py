@@ -1,6 +1,7 @@
 """From stored runs to verdicts: what `results/<scale>/<paper>.json` holds."""
 
 import datetime
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from heterodox.experiment.scale import Scale
 from heterodox.experiment.statistics import combine
 from heterodox.experiment.store import SCHEMA, Record, slug, write_json
 
-CURVE_POINTS = 120
+CURVE_POINTS = 60
+CURVE_DIGITS = 5
 
 Runs = Mapping[str, Mapping[tuple[str | None, int], Record]]
 """measure name -> (arm, or None if joint; seed) -> record."""
@@ -136,7 +138,7 @@ def _summarise_claim(
         "curves": {
             arm: {
                 str(seed): {
-                    name: [[encode_number(x), encode_number(y)] for x, y in _thin(points)]
+                    name: [[_rounded(x), _rounded(y)] for x, y in _thin(points)]
                     for name, points in m.curves.items()
                 }
                 for seed, m in seeds.items()
@@ -166,6 +168,8 @@ def _reason(effects: list[Effect], broken: int, wanted: int) -> str:
     order = {"fails": 0, "inconclusive": 1, "holds": 2}
     decisive = min(effects, key=lambda effect: order[effect.verdict])
     interval = decisive.interval
+    if math.isnan(interval.mean):
+        return f"{decisive.label}: {interval.method}"
     if interval.low == interval.high:
         where = f"{interval.mean:.4g}"
     else:
@@ -192,9 +196,14 @@ def _effect_tree(effect: Effect) -> dict[str, Any]:
 
 def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """At most about `CURVE_POINTS` points, the last one among them."""
-    step = max(1, len(points) // CURVE_POINTS)
+    step = max(1, math.ceil(len(points) / CURVE_POINTS))
     kept = points[::step]
     return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]
+
+
+def _rounded(number: float) -> float | str:
+    """Curves are for looking at; the runs' own files hold every digit."""
+    return encode_number(float(f"{number:.{CURVE_DIGITS}g}"))
 
 
 def _environment(records: Iterable[Record]) -> dict[str, str]:
