@@ -184,7 +184,6 @@ def norms_at_initialisation(seed: int, scale: Scale) -> dict[str, float]:
     metric="test accuracy [%]",
     better="higher",
     expects=NoWorseThan("softmax", margin=1.0),
-    seeds=3,
 )
 def vision_transformer(
     arm: Literal["softmax", "sigmoid"], seed: int, scale: Scale, device: str
