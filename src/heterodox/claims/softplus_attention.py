@@ -91,7 +91,6 @@ def train_extrapolation(
     metric="loss at 8 times the training length less that at 1 [nats/character]",
     reads="rise at 8x",
     expects=(AtMost("LSSAR, p = 15", 0.25), RatioAtMost("LSSAR, p = 15", "softmax", 0.5)),
-    seeds=3,
 )
 @paper.claim(
     name="matches_softmax_at_the_training_length",
@@ -103,7 +102,6 @@ def train_extrapolation(
         NoWorseThan("softmax", margin=0.02, arm="LSSA"),
         NoWorseThan("softmax", margin=0.02, arm="LSSAR, p = 15"),
     ),
-    seeds=3,
 )
 def extrapolation(
     arm: Literal["softmax", "softmax, QK-norm, log N", "LSSA", "LSSAR, p = 15"],
