@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_written_is_named(capsys, tmp_path, toy):
     [
         (b"", "empty"),
         (b"\xff\xfe not text", "UTF-8"),
-        (b"short", "short"),
+        (b"short", "at least"),
     ],
     ids=["empty", "not UTF-8", "shorter than the context"],
 )

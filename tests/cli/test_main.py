@@ -188,7 +188,13 @@ class TestProcess:
         )
         buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
         return subprocess.run(
-            [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=buffered, **where
+            [sys.executable, "-c", script],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=buffered,
+            # Whoever started the tests in the background has switched Ctrl-C off.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            **where,
         )
 
     def test_ctrl_c_ends_a_running_command_with_code_130(self):

@@ -120,11 +120,13 @@ def start(out, log, seconds):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        # Whoever started the tests in the background has switched Ctrl-C off.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         text=True,
     )
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=200):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -149,7 +151,7 @@ def test_killed_in_the_middle_it_resumes_to_the_same_result(tmp_path, everything
     before = {path: path.read_bytes() for path in stored(out)}
     assert 2 <= len(before) < 6
     again = start(out, log, 0.0)
-    text = again.communicate(timeout=120)[0]
+    text = again.communicate(timeout=200)[0]
     assert again.returncode == 0, text
     assert "runs are in" in text
     assert all(path.read_bytes() == content for path, content in before.items())
@@ -165,7 +167,7 @@ def test_two_runs_in_one_folder_share_the_work(tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
     first, second = start(out, log, 0.3), start(out, log, 0.3)
     for process in (first, second):
-        text = process.communicate(timeout=120)[0]
+        text = process.communicate(timeout=200)[0]
         assert process.returncode == 0, text
     runs = Counter(log.read_text().splitlines())
     assert len(runs) == 6 and max(runs.values()) == 1
