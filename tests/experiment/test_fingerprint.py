@@ -114,6 +114,17 @@ def test_a_change_of_words_or_of_other_code_does_not(laboratory, change):
     assert laboratory() == laboratory([change])
 
 
+def test_code_that_cannot_be_imported_here_is_followed_all_the_same(laboratory):
+    fast = ("return _step(layer(width))", "from laboratory import fast; return fast.run(layer)")
+    SOURCE["fast.py"] = "import no_such_accelerator\n\ndef run(layer):\n    return layer(1)\n"
+    try:
+        before = laboratory([fast])
+        assert before != laboratory([fast, ("return layer(1)", "return layer(2)")])
+        assert before == laboratory([fast, ("return x + 2", "return x + 4")])
+    finally:
+        del SOURCE["fast.py"]
+
+
 def test_settings_are_part_of_it():
     assert fingerprint(textwrap.dedent, {"a": 1}) != fingerprint(textwrap.dedent, {"a": 2})
     assert fingerprint(textwrap.dedent, {"a": 1, "b": 2}) == fingerprint(

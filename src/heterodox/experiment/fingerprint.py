@@ -16,6 +16,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -108,10 +109,10 @@ def _reach(start: Node) -> dict[Node, str]:
 class _Module:
     """The top-level definitions of a module and what each refers to."""
 
-    def __init__(self, module: ModuleType) -> None:
-        self.name = module.__name__
-        self.root = self.name.partition(".")[0]
-        tree = ast.parse(_source(module))
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.root = name.partition(".")[0]
+        tree = ast.parse(_source(name))
         self.definitions: dict[str, list[ast.stmt]] = {}
         self.imports: dict[str, Node] = {}
         loose: list[ast.stmt] = []
@@ -129,7 +130,7 @@ class _Module:
     @staticmethod
     @functools.cache
     def read(name: str) -> "_Module":
-        return _Module(importlib.import_module(name))
+        return _Module(name)
 
     def text(self, name: str) -> str:
         statements = self.definitions.get(name, [])
@@ -167,24 +168,27 @@ class _Module:
             yield from _resolve(module, name)
 
 
-def _source(module: ModuleType) -> str:
-    file = inspect.getsourcefile(module)
-    return Path(file).read_text(encoding="utf-8") if file else ""
+def _source(name: str) -> str:
+    """Read, not imported: a kernel for a GPU need not be importable here."""
+    loaded = sys.modules.get(name)
+    spec = None if loaded is not None else importlib.util.find_spec(name)
+    file = inspect.getsourcefile(loaded) if loaded is not None else spec and spec.origin
+    return Path(file).read_text(encoding="utf-8") if file and file.endswith(".py") else ""
 
 
 def _resolve(module: str, name: str) -> Iterator[Node]:
     """Where `name` of `module` is defined, followed through packages that only re-export."""
-    loaded = importlib.import_module(module)
+    package = _package(module)
     if name == _EVERYTHING:
-        if not hasattr(loaded, "__path__"):
+        if package is None:
             yield (module, _EVERYTHING)
         return
-    exports = getattr(loaded, "_EXPORTS", {})
+    exports = getattr(package, "_EXPORTS", {})
     if name in exports:
         yield (exports[name], name)
     elif name in _Module.read(module).definitions:
         # A slot is a table of all names; which of them matters is seen from the strings used.
-        if not isinstance(getattr(loaded, name, None), Slot):
+        if not isinstance(getattr(package, name, None), Slot):
             yield (module, name)
     elif name in _Module.read(module).imports:
         yield from _resolve(*_Module.read(module).imports[name])
@@ -245,10 +249,21 @@ def _imported(statement: ast.stmt, root: str) -> dict[str, Node]:
 
 
 def _is_submodule(module: str, name: str) -> bool:
-    package = importlib.import_module(module)
-    if not hasattr(package, "__path__") or name in getattr(package, "_EXPORTS", {}):
+    package = _package(module)
+    if package is None or name in getattr(package, "_EXPORTS", {}):
         return False
     return _is_module(f"{module}.{name}")
+
+
+def _package(name: str) -> ModuleType | None:
+    """The package of that name, imported; None if it is a plain module."""
+    loaded = sys.modules.get(name)
+    if loaded is None:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        loaded = importlib.import_module(name)
+    return loaded if hasattr(loaded, "__path__") else None
 
 
 def _is_docstring(statement: ast.stmt) -> bool:

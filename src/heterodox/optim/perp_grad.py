@@ -8,6 +8,7 @@ of a homogeneous network: it lowers the cross-entropy of a fitted training set a
 Cost: four reductions, one axpy and one scaling a tensor; one temporary the size of the gradients.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -191,6 +192,8 @@ def _project_all(
     weights: list[Tensor], gradients: list[Tensor], rescale: bool, eps: float
 ) -> list[Tensor]:
     """`project_orthogonal` of every pair; all of one device and dtype, nothing waits for it."""
+    if gradients[0].device.type == "cpu":
+        return [_project_cached(*wg, rescale, eps) for wg in zip(weights, gradients, strict=True)]
     dtype = gradients[0].dtype
     ws = [w.to(torch.promote_types(dtype, torch.float32)) for w in weights]
     gs = [g.to(torch.promote_types(dtype, torch.float32)) for g in gradients]
@@ -202,9 +205,22 @@ def _project_all(
     return [p.to(dtype) for p in perpendicular]
 
 
+def _project_cached(weight: Tensor, gradient: Tensor, rescale: bool, eps: float) -> Tensor:
+    """`project_orthogonal` on a CPU: one tensor at a time stays in the cache from pass to pass, and
+    reading a number waits for nothing."""
+    working = torch.promote_types(gradient.dtype, torch.float32)
+    w, g = weight.to(working), gradient.to(working)
+    along = _dot(w, g).item() / (_dot(w, w).item() + eps)
+    perpendicular = torch.sub(g, w, alpha=along)
+    old, new = math.sqrt(_dot(g, g).item()), math.sqrt(_dot(perpendicular, perpendicular).item())
+    if new <= 8 * torch.finfo(working).eps * old:
+        perpendicular.zero_()
+    elif rescale:
+        perpendicular.mul_(old / (new + eps))
+    return perpendicular.to(gradient.dtype)
+
+
 def _lengths(tensors: Sequence[Tensor]) -> Float[Tensor, "tensors"]:
-    if tensors[0].device.type == "cpu":
-        return torch.stack([_dot(t, t) for t in tensors]).sqrt()
     return torch.stack(torch._foreach_norm(list(tensors)))
 
 
