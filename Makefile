@@ -12,7 +12,8 @@ DEMO := sigmoid-attention softplus-attention softmax-collapse --seeds 3 \
 	--claim perp_grad_is_faster_than_weight_decay --claim plain_training_only_scales_the_weights
 
 # Where the types of shapes are checked as well.
-COMPONENT_TESTS := $(wildcard $(addprefix tests/,attention losses optim probes layers models training))
+COMPONENT_TESTS := $(wildcard $(addprefix tests/,attention compression losses optim probes layers \
+	models sequence training))
 
 .PHONY: demo test lint types docs clean
 

@@ -39,10 +39,17 @@ PACKAGES = [
     if found.ispkg
 ]
 # Packages of components: what a user builds from.
-COMPONENT_PACKAGES = ("attention", "layers", "losses", "optim", "probes", "models")
+COMPONENT_PACKAGES = (
+    *("attention", "layers", "losses", "optim", "probes", "models", "sequence"),
+    "compression",
+)
 
 # Public components of which the contract has nothing to try.
-NO_SPECIMEN = {"alibi_slopes": "takes no tensor"}
+NO_SPECIMEN = {
+    **dict.fromkeys(("alibi_slopes", "retention_decay"), "takes no tensor"),
+    **dict.fromkeys(("AttentionPath", "AttentionSVM", "HeadProbe"), "a record"),
+    "InfeasibleError": "an exception",
+}
 
 # Public names whose docstrings need no example, and why.
 RECORD = "a record, which a function returns that has an example"
@@ -60,6 +67,8 @@ NO_EXAMPLE = {
     "SwappedSelfAttention": "made by swap, whose example shows it",
     **dict.fromkeys(("load_results", "save_png", "write_report", "write_bench"), RESULTS),
     **dict.fromkeys(("ClaimText", "Match", "PaperEntry"), RECORD),
+    **dict.fromkeys(("AttentionPath", "AttentionSVM", "HeadProbe"), RECORD),
+    "InfeasibleError": "an exception",
     **dict.fromkeys(("DataFile", "Dataset", "ImageData"), RECORD),
     **dict.fromkeys(("Replaced", "Skipped", "SwapReport", "Claim", "Measure"), RECORD),
 }
@@ -118,14 +127,20 @@ def test_every_name_of_a_slot_leads_to_something_callable(slot, name):
 @pytest.mark.parametrize("position", ["rotary", "alibi", None])
 def test_attention_layers_are_built_and_called_alike(slot, name, position):
     try:
-        layer = slot[name](8, 2, sequence_length=5, position=position)
+        layer = slot[name](8, 2, sequence_length=4, position=position)
     except ValueError as refusal:
         assert str(refusal).startswith("position: ")
         return
-    x = torch.randn(3, 5, 8)
-    padding = torch.ones(3, 1, 1, 5, dtype=torch.bool)
+    x = torch.randn(3, 4, 8)  # 2 x 2, for layers that need a square grid
+    padding = torch.ones(3, 1, 1, 4, dtype=torch.bool)
+    ran = 0
     for keywords in ({}, {"is_causal": True}, {"attn_mask": padding, "is_causal": True}):
-        assert layer(x, **keywords).shape == x.shape
+        try:
+            assert layer(x, **keywords).shape == x.shape
+            ran += 1
+        except ValueError as refusal:
+            assert str(refusal).startswith(("is_causal: ", "attn_mask: ", "decay: "))
+    assert ran
 
 
 @of_names(ATTENTION_FUNCTIONS)

@@ -48,6 +48,9 @@ def dense(method, query, key, value, allowed):
             weights = (k @ q / math.sqrt(len(q))).softmax(0)
         elif method == "sigmoid":
             weights = (k @ q / math.sqrt(len(q)) - math.log(key.shape[2])).sigmoid()
+        elif method == "linear":
+            weights = (F.elu(k) + 1) @ (F.elu(q) + 1)
+            weights = weights / weights.sum()
         else:
             cosine = F.normalize(k, dim=-1) @ F.normalize(q, dim=-1)
             weights = F.softplus(math.log(len(q)) * math.log(n) * cosine)

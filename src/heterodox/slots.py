@@ -57,6 +57,10 @@ class Slot(Mapping[str, Callable[..., Any]]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __or__(self, other: "Slot") -> "Slot":
+        """The names of both, called as this one is."""
+        return Slot(self.name, self._entries | other._entries)
+
     def __repr__(self) -> str:
         return f"Slot({self.name!r}: {', '.join(self._entries)})"
 

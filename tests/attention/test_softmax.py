@@ -62,6 +62,30 @@ MASKS = {
 }
 
 
+@pytest.mark.parametrize("window", [1, 3, 20])
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_window_hides_what_is_further_back(mask, window):
+    layer = SoftmaxAttention(WIDTH, HEADS, window=window).double()
+    x = torch.randn(BATCH, LENGTH, WIDTH, dtype=torch.float64)
+    rows = torch.arange(LENGTH)
+    near = rows[:, None] - rows < window
+    both = MASKS[mask]
+    if both is None:
+        both = near
+    elif both.dtype == torch.bool:
+        both = both & near
+    else:
+        both = both.masked_fill(~near, -torch.inf)
+    plain = SoftmaxAttention(WIDTH, HEADS).double()
+    plain.load_state_dict(layer.state_dict())
+    expected = plain(x, both, is_causal=True)
+    torch.testing.assert_close(layer(x, MASKS[mask], is_causal=True), expected)
+    with pytest.raises(ValueError, match=r"^is_causal: False given"):
+        layer(x)
+    with pytest.raises(ValueError, match=r"^window: 0 given"):
+        SoftmaxAttention(WIDTH, HEADS, window=0)
+
+
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_the_tree_says_what_was_measured_where_and_how(tree):
     kinds = {name: facts["kind"] for name, facts in tree["contestants"].items()}
     assert kinds == {"adamw": "default", "perp-grad": "component", "perp-grad-loop": "peer"}
     assert tree["threads"] == 1 and tree["device"] == "cpu"
-    assert tree["settings"] == {"seconds": 0.0, "repeat": 6}
+    assert tree["settings"] == {"seconds": 0.0, "repeat": 6, "limit": 300.0}
     assert tree["environment"]["processor"] and tree["started"] <= tree["finished"]
     (case,) = tree["cases"]
     assert (case["size"], case["passes"], case["label"]) == ("2x8", "step", "2x8, step")
@@ -194,6 +194,7 @@ class TestTargets:
     [
         ({"seconds": -1.0}, "seconds"),
         ({"repeat": 0}, "repeat"),
+        ({"limit": -1.0}, "limit"),
         ({"threads": 0}, "threads"),
         ({"device": "gpu"}, "device"),
         ({"sizes": ["big"]}, "sizes"),

@@ -58,6 +58,13 @@ def test_everyone_gets_its_time_and_its_rounds():
         assert sum(timing.rounds) * timing.calls >= 0.5
 
 
+def test_no_round_begins_after_the_limit_but_the_first():
+    clock = Clock()
+    calls = {"a": clock.contestant("a", 2.0), "b": clock.contestant("b", 3.0)}
+    assert len(interleaved(calls, seconds=0, repeat=9, limit=11, clock=clock)["a"].rounds) == 3
+    assert len(interleaved(calls, seconds=9, repeat=1, limit=0, clock=clock)["a"].rounds) == 1
+
+
 def test_a_drift_of_the_machine_does_not_reach_the_ratio():
     clock = Clock()
     calls = {"base": clock.contestant("base", 1.0), "other": clock.contestant("other", 3.0)}

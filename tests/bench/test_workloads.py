@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from heterodox.attention import sigmoid_attention
 from heterodox.bench import BENCHES, COMPONENTS, PACKAGES, PEERS, SIZES
 from heterodox.bench import attention as attention_bench
+from heterodox.bench import attention_vision as vision_bench
+from heterodox.bench import lora_gradient as lora_bench
 from heterodox.bench import loss as loss_bench
 from heterodox.bench import optimizer as optimizer_bench
 from heterodox.bench.contestants import chosen_peers, contestant
@@ -17,7 +19,14 @@ from heterodox.bench.workload import Case
 from heterodox.losses import stablemax_cross_entropy
 from heterodox.optim import project_orthogonal
 
-TINY = {"attention": "16", "loss": "8x5", "optimizer": "3x4"}
+TINY = {
+    "attention": "64",
+    "attention-svm": "2x3x4",
+    "attention-vision": "49",
+    "lora-gradient": "32",
+    "loss": "8x5",
+    "optimizer": "3x4",
+}
 
 NEEDS_X_TRANSFORMERS = "needs x-transformers"
 
@@ -33,8 +42,12 @@ def test_every_contestant_of_every_slot_does_every_case(slot):
     names = [*COMPONENTS[slot], *chosen_peers(slot, None)]
     for case in workload.cases([TINY[slot]]):
         for name in names:
-            if "compiled" not in name:
+            if "compiled" in name:
+                continue
+            try:
                 workload.prepare(contestant(slot, name), case, "cpu")()
+            except ValueError as refusal:
+                assert str(refusal).startswith("is_causal: ")
 
 
 @pytest.mark.parametrize("slot", list(BENCHES))
@@ -59,6 +72,18 @@ def test_softmax_peers_equal_the_default(is_causal):
     pytest.importorskip("x_transformers", reason=NEEDS_X_TRANSFORMERS)
     theirs = attention_bench.x_transformers_softmax(query, key, value, is_causal=is_causal)
     torch.testing.assert_close(theirs, expected)
+
+
+@pytest.mark.parametrize("size", ["64", "128"])
+def test_peers_of_flash_linear_attention_compute_the_same(size):
+    pytest.importorskip("fla", reason="needs fla-core")
+    for ours, *theirs in (("delta", "fla-delta", "fla-delta-recurrent"), ("linear", "fla-linear")):
+        for passes in ("forward", "forward and backward"):
+            case = Case(size, passes, "causal")
+            expected = attention_bench.prepare(contestant("attention", ours), case, "cpu")()
+            for name in theirs:
+                result = attention_bench.prepare(contestant("attention", name), case, "cpu")()
+                torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("is_causal", [False, True])
@@ -86,6 +111,60 @@ def test_attention_calls_return_output_and_gradients(variant):
     assert [g.shape for g in gradients] == 3 * [(1, 8, 16, 64)]
     assert torch.equal(query[0], query[1])  # the same inputs, whoever is measured
     assert not torch.equal(query[0], key[0])
+
+
+def test_vision_layers_with_the_same_weights_agree():
+    x = torch.randn(2, 196, vision_bench.WIDTH)
+    default, dense = vision_bench.softmax(14), vision_bench.dense(14)
+    dense.load_state_dict(default.state_dict())
+    torch.testing.assert_close(dense(x), default(x))
+    newton, cholesky = vision_bench.soft(14), vision_bench.soft_cholesky(14)
+    cholesky.load_state_dict(newton.state_dict())
+    torch.testing.assert_close(cholesky(x), newton(x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("side", [14, 56])
+def test_vision_layers_compress_every_grid_to_49_tokens(side):
+    seen = []
+    layer = vision_bench.soft_plus_plus(side)
+    assert layer.layer.normalize and not vision_bench.soft(side).layer.normalize
+    layer.layer.bottleneck_norm.register_forward_hook(lambda *call: seen.append(call[2].shape))
+    layer(torch.randn(1, side**2, vision_bench.WIDTH))
+    assert seen == [(vision_bench.HEADS, 49, vision_bench.HEAD_DIM)]
+
+
+def test_vision_calls_return_output_and_the_gradients_of_tokens_and_weights():
+    build = vision_bench.soft
+    forward = vision_bench.prepare(build, Case("196", "forward"), "cpu")()
+    gradients = vision_bench.prepare(build, Case("196", "forward and backward"), "cpu")()
+    assert forward.shape == (1, 196, 64) and not forward.requires_grad
+    assert [g.shape for g in gradients[1:]] == [p.shape for p in build(14).parameters()]
+    assert gradients[0].shape == forward.shape
+
+
+def test_gradients_of_an_adapter_are_the_same_by_every_method():
+    case = Case("64", "gradient")
+    calls = {
+        name: lora_bench.prepare(contestant("lora-gradient", name), case, "cpu")
+        for name in ("exact", "polynomial", "sdpa-autograd")
+    }
+    exact = calls["exact"]()
+    for name, tolerance in (("sdpa-autograd", 1e-5), ("polynomial", 1e-2)):
+        for found, truth in zip(calls[name](), exact, strict=True):
+            assert (found - truth).abs().max() <= tolerance * truth.abs().max()
+
+
+def test_svm_solvers_agree():
+    pytest.importorskip("cvxpy", reason="needs cvxpy")
+    for norm in ("frobenius", "nuclear"):
+        results = {
+            name: BENCHES["attention-svm"]().prepare(
+                contestant("attention-svm", name), Case("3x4x5", "solve", norm), "cpu"
+            )()
+            for name in ("heterodox", "cvxpy-clarabel", "cvxpy-scs")
+        }
+        for result in results.values():
+            torch.testing.assert_close(result, results["heterodox"], rtol=0, atol=5e-2)
 
 
 def test_loss_variants_compute_the_same_loss():
@@ -133,6 +212,12 @@ def test_the_models_of_the_optimizer_are_what_they_are_called():
         ("attention", "0"),
         ("attention", "1e3"),
         ("attention", "-5"),
+        ("attention-vision", "0"),
+        ("attention-vision", "196x"),
+        ("attention-vision", "50"),
+        ("attention-vision", "64"),
+        ("lora-gradient", "0"),
+        ("attention-svm", "6x8"),
         ("loss", "10"),
         ("loss", "4x"),
         ("loss", "0x10"),

@@ -10,10 +10,20 @@ A new component needs a row in the file of its slot, and then runs through the w
     ),
 """
 
-from tests.contract import attention_specimens, model_specimens, training_specimens
+from tests.contract import (
+    attention_specimens,
+    attention_svm_specimens,
+    compression_specimens,
+    model_specimens,
+    sequence_specimens,
+    training_specimens,
+)
 
 SPECIMENS = (
     *attention_specimens.SPECIMENS,
     *training_specimens.SPECIMENS,
+    *attention_svm_specimens.SPECIMENS,
     *model_specimens.SPECIMENS,
+    *sequence_specimens.SPECIMENS,
+    *compression_specimens.SPECIMENS,
 )

@@ -312,12 +312,14 @@ def test_dropout_repeats_under_a_seed():
     from heterodox.attention import ATTENTION
 
     for name in ATTENTION:
-        layer = ATTENTION[name](8, 2, sequence_length=5, position=None)
+        layer = ATTENTION[name](8, 2, sequence_length=4, position=None)
+        if not hasattr(layer, "dropout"):
+            continue
         layer.dropout = 0.5
-        x = torch.randn(2, 5, 8)
+        x = torch.randn(2, 4, 8)
         outputs = []
         for seed in (1, 1, 2):
             with seeded(seed):
-                outputs.append(layer(x))
+                outputs.append(layer(x, is_causal=True))
         assert torch.equal(outputs[0], outputs[1]), name
         assert not torch.equal(outputs[0], outputs[2]), name

@@ -15,7 +15,7 @@ from heterodox.integrations.transformers import attention_forward, register
 transformers = pytest.importorskip("transformers", minversion="4.53")
 
 LENGTH = 24  # the trained length, longer than any input here
-METHODS = ("sigmoid", "softplus", "softplus-lssa")
+METHODS = ("sigmoid", "softplus", "softplus-lssa", "linear")
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +61,9 @@ def tokens(batch: int = 2, length: int = 9) -> torch.Tensor:
 def dense_weights(method, query, key, allowed, scaling):
     if method == "sigmoid":
         return allowed * torch.sigmoid(query @ key.mT * scaling - math.log(LENGTH))
+    if method == "linear":
+        weights = allowed * ((F.elu(query) + 1) @ (F.elu(key) + 1).mT)
+        return weights / weights.sum(-1, keepdim=True).clamp(min=1e-300)
     cosine = F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).mT
     seen = allowed.sum(-1, keepdim=True).double().clamp(min=1)  # a padded row sees none
     a = allowed * torch.log1p(torch.exp(math.log(query.shape[-1]) * seen.log() * cosine))

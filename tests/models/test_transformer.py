@@ -3,10 +3,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from heterodox.attention import ATTENTION, ATTENTION_LAYOUTS
 from heterodox.attention.slot import softmax
 from heterodox.models.transformer import (
     Block,
     DecoderLM,
+    SwiGLU,
+    attention_of_layers,
     check_decoder,
     feed_forward,
     initialise,
@@ -121,6 +124,39 @@ def test_attention_norms_are_those_of_the_attention_outputs():
         x = block(x, is_causal=True)
     assert model.attention_norms(tokens()) == pytest.approx(expected, rel=1e-5)
     assert len(model.blocks[0].attention._forward_hooks) == 0
+
+
+def test_layers_may_differ():
+    model = decoder(attention=["softmax", "linear"], layers=2)
+    kinds = [type(block.attention).__name__ for block in model.blocks]
+    assert kinds == ["SoftmaxAttention", "LinearAttention"]
+    with pytest.raises(ValueError, match=r"^attention: 2 layers given, 3 expected"):
+        decoder(attention=["softmax", "linear"], layers=3)
+
+
+def test_hybrids_put_softmax_where_the_paper_does():
+    names = ATTENTION_LAYOUTS["deltanet-global"](24)
+    assert [i for i, name in enumerate(names, start=1) if name == "softmax"] == [2, 13]
+    window = ATTENTION_LAYOUTS["deltanet-window"](4)
+    assert window == ["deltanet", "softmax-window", "deltanet", "softmax-window"]
+    for name in ATTENTION_LAYOUTS:
+        assert attention_of_layers(name, 5) == [ATTENTION[n] for n in ATTENTION_LAYOUTS[name](5)]
+
+
+def test_the_gated_mlp_is_its_equation_and_as_large_as_the_plain_one():
+    mlp = SwiGLU(12)
+    x = torch.randn(2, 5, 12)
+    gate, up = mlp.gate_and_up.weight.chunk(2)
+    expected = (F.silu(x @ gate.T) * (x @ up.T)) @ mlp.down.weight.T
+    torch.testing.assert_close(mlp(x), expected)
+    plain = sum(layer.weight.numel() for layer in feed_forward(12) if hasattr(layer, "weight"))
+    assert sum(parameter.numel() for parameter in mlp.parameters()) == plain
+
+
+def test_a_block_without_an_mlp_is_only_its_attention():
+    block = Block(6, Doubling(), None, nn.LayerNorm)
+    x = torch.randn(2, 5, 6)
+    torch.testing.assert_close(block(x), x + 2 * F.layer_norm(x, (6,)))
 
 
 def test_slots_take_callables():

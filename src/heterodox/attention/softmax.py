@@ -31,12 +31,14 @@ class SoftmaxAttention(nn.Module):
         qk_norm: whether query and key are normalised per head, by LayerNorm before any rotation.
         log_n: whether a query is multiplied by the logarithm of the number of keys that it sees,
             so that attention does not flatten over a longer context; meant for use with `qk_norm`.
+        window: how many keys, its own included, a query sees at most; None: all. Causal only.
         bias: whether the projections have one.
         dropout: probability with which a weight is dropped in training.
 
     Raises:
         ValueError: `embed_dim` is not a multiple of `num_heads`, or of an even number of channels
-            with rotary position; `position` is something else; `dropout` is not in [0, 1).
+            with rotary position; `position` is something else; `window` is not positive; or
+            `dropout` is not in [0, 1).
 
     Example:
         >>> layer = SoftmaxAttention(32, num_heads=4, position="rotary")
@@ -52,6 +54,7 @@ class SoftmaxAttention(nn.Module):
         position: str | None = None,
         qk_norm: bool = False,
         log_n: bool = False,
+        window: int | None = None,
         bias: bool = False,
         dropout: float = 0.0,
     ) -> None:
@@ -59,10 +62,13 @@ class SoftmaxAttention(nn.Module):
         check_heads(embed_dim, num_heads)
         head_dim = embed_dim // num_heads
         check_position(position, head_dim)
+        if window is not None and window < 1:
+            raise ValueError(f"window: {window} given, a positive number or None expected")
         check_dropout("dropout", dropout)
         self.num_heads = num_heads
         self.position = position
         self.log_n = log_n
+        self.window = window
         self.dropout = dropout
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=bias)
         self.proj = nn.Linear(embed_dim, embed_dim, bias=bias)
@@ -80,13 +86,18 @@ class SoftmaxAttention(nn.Module):
 
         Raises:
             ValueError: `x` has another shape, the mask does not broadcast to (batch, heads, length,
-                length), or is floating with `log_n`, which needs the number of keys that are seen.
+                length), or is floating with `log_n`, which needs the number of keys that are seen;
+                or there is a window and `is_causal` is not set.
         """
         check_layer_input(x, self.qkv)
+        if self.window is not None and not is_causal:
+            raise ValueError("is_causal: False given, True expected with a window")
         batch, length, _ = x.shape
         if attn_mask is not None:
             check_mask(attn_mask, (batch, self.num_heads, length, length), x.device)
             attn_mask = attn_mask[(None,) * (4 - attn_mask.ndim)]
+        if self.window is not None and self.window < length:
+            attn_mask = _hide_keys_before(attn_mask, length, self.window, x.device)
         query, key, value = (
             self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         )
@@ -107,7 +118,9 @@ class SoftmaxAttention(nn.Module):
         return self.proj(output.transpose(1, 2).flatten(2))
 
     def extra_repr(self) -> str:
-        return f"num_heads={self.num_heads}, position={self.position!r}, log_n={self.log_n}"
+        return f"num_heads={self.num_heads}, position={self.position!r}, log_n={self.log_n}" + (
+            "" if self.window is None else f", window={self.window}"
+        )
 
 
 def _log_visible_keys(
@@ -134,6 +147,17 @@ def _add_penalty(
     if attn_mask.dtype == torch.bool:
         return penalty.masked_fill(~attn_mask, -torch.inf)
     return penalty + attn_mask
+
+
+def _hide_keys_before(
+    attn_mask: Tensor | None, length: int, window: int, device: torch.device
+) -> Tensor:
+    near = torch.ones(length, length, dtype=torch.bool, device=device).triu(1 - window)
+    if attn_mask is None:
+        return near[None, None]
+    if attn_mask.dtype == torch.bool:
+        return attn_mask & near
+    return attn_mask.masked_fill(~near, -torch.inf)
 
 
 def _hide_later_keys(attn_mask: Tensor, length: int) -> Tensor:

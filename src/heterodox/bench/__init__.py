@@ -17,13 +17,41 @@ BENCHES = Slot(
     "slot",
     {
         "attention": "heterodox.bench.attention:workload",
+        "attention-svm": "heterodox.bench.attention_svm:workload",
+        "attention-vision": "heterodox.bench.attention_vision:workload",
+        "lora-gradient": "heterodox.bench.lora_gradient:workload",
         "loss": "heterodox.bench.loss:workload",
         "optimizer": "heterodox.bench.optimizer:workload",
     },
 )
 
 COMPONENTS = {
-    "attention": ATTENTION_FUNCTIONS,
+    "attention": ATTENTION_FUNCTIONS
+    | Slot(
+        "attention",
+        {
+            "delta": "heterodox.bench.attention:delta",
+            "soft": "heterodox.bench.attention:soft",
+            "soft++": "heterodox.bench.attention:soft_plus_plus",
+        },
+    ),
+    "attention-svm": Slot("attention-svm", {"heterodox": "heterodox.bench.attention_svm:solve"}),
+    "attention-vision": Slot(
+        "attention-vision",
+        {
+            "softmax": "heterodox.bench.attention_vision:softmax",
+            "soft": "heterodox.bench.attention_vision:soft",
+            "soft++": "heterodox.bench.attention_vision:soft_plus_plus",
+            "soft-cholesky": "heterodox.bench.attention_vision:soft_cholesky",
+        },
+    ),
+    "lora-gradient": Slot(
+        "lora-gradient",
+        {
+            "exact": "heterodox.bench.lora_gradient:exact",
+            "polynomial": "heterodox.bench.lora_gradient:polynomial",
+        },
+    ),
     "loss": Slot(
         "loss",
         {
@@ -50,7 +78,32 @@ PEERS = {
             "dense-softmax": "heterodox.bench.attention:dense_softmax",
             "x-transformers": "heterodox.bench.attention:x_transformers_softmax",
             "x-transformers-sigmoid": "heterodox.bench.attention:x_transformers_sigmoid",
+            "fla-linear": "heterodox.bench.attention:fla_linear",
+            "fla-delta": "heterodox.bench.attention:fla_delta",
+            "fla-delta-recurrent": "heterodox.bench.attention:fla_delta_recurrent",
         },
+    ),
+    "attention-svm": Slot(
+        "against",
+        {
+            "cvxpy-clarabel": "heterodox.bench.attention_svm:cvxpy_clarabel",
+            "cvxpy-scs": "heterodox.bench.attention_svm:cvxpy_scs",
+        },
+    ),
+    "attention-vision": Slot(
+        "against",
+        {
+            "dense-softmax": "heterodox.bench.attention_vision:dense",
+            "nystrom-attention": "heterodox.bench.attention_vision:nystrom_attention",
+            "nystrom-attention-residual": (
+                "heterodox.bench.attention_vision:nystrom_attention_residual"
+            ),
+            "performer-pytorch": "heterodox.bench.attention_vision:performer_pytorch",
+            "linformer": "heterodox.bench.attention_vision:linformer",
+        },
+    ),
+    "lora-gradient": Slot(
+        "against", {"sdpa-autograd": "heterodox.bench.lora_gradient:sdpa_autograd"}
     ),
     "loss": Slot(
         "against", {"cross-entropy-compiled": "heterodox.bench.loss:cross_entropy_compiled"}
@@ -59,10 +112,25 @@ PEERS = {
 }
 
 # Peers of other packages: name -> the module to import, all of them in heterodox[bench].
-PACKAGES = {"x-transformers": "x_transformers", "x-transformers-sigmoid": "x_transformers"}
+PACKAGES = {
+    "cvxpy-clarabel": "cvxpy",
+    "cvxpy-scs": "cvxpy",
+    "fla-delta": "fla",
+    "fla-delta-recurrent": "fla",
+    "fla-linear": "fla",
+    "linformer": "linformer",
+    "nystrom-attention": "nystrom_attention",
+    "nystrom-attention-residual": "nystrom_attention",
+    "performer-pytorch": "performer_pytorch",
+    "x-transformers": "x_transformers",
+    "x-transformers-sigmoid": "x_transformers",
+}
 
 SIZES = {
-    "attention": ("512", "2048", "8192"),
+    "attention": ("256", "1024", "2048", "8192", "16384"),
+    "attention-svm": ("6x8x10", "15x15x20"),
+    "attention-vision": ("196", "784", "3136"),
+    "lora-gradient": ("1024", "4096", "16384"),
     "loss": ("4096x10", "4096x113", "1024x32000"),
     "optimizer": ("20x1000000", "mlp", "transformer"),
 }

@@ -41,6 +41,7 @@ class Options:
         threads: None: one a core.
         seconds: measured time that each contestant gets at least in each case.
         repeat: rounds at least; six are needed for an interval.
+        limit: seconds after which a case begins no further round.
     """
 
     against: Sequence[str] | None = None
@@ -49,6 +50,7 @@ class Options:
     threads: int | None = None
     seconds: float = 2.0
     repeat: int = 7
+    limit: float = 300.0
 
 
 def run_bench(slot: str, options: Options) -> dict[str, Any]:
@@ -72,6 +74,8 @@ def run_bench(slot: str, options: Options) -> dict[str, Any]:
         raise ValueError(f"seconds: {options.seconds} given, at least 0 expected")
     if options.repeat < 1:
         raise ValueError(f"repeat: {options.repeat} given, at least 1 expected")
+    if options.limit < 0:
+        raise ValueError(f"limit: {options.limit} given, at least 0 expected")
     threads = joblib.cpu_count() if options.threads is None else options.threads
     if threads < 1:
         raise ValueError(f"threads: {threads} given, at least 1 expected")
@@ -98,7 +102,7 @@ def run_bench(slot: str, options: Options) -> dict[str, Any]:
         "default": default,
         "contestants": {name: _described(slot, name) for name in names},
         "facts": dict(workload.facts),
-        "settings": {"seconds": options.seconds, "repeat": options.repeat},
+        "settings": {"seconds": options.seconds, "repeat": options.repeat, "limit": options.limit},
         "device": device,
         "threads": threads,
         "load_average": load,
@@ -198,6 +202,7 @@ def _measure(
         calls,
         seconds=options.seconds,
         repeat=options.repeat,
+        limit=options.limit,
         after_round=lambda rounds: progress(len(names) + rounds),
     )
     reference = COMPONENTS[slot].default
@@ -232,7 +237,8 @@ def _described(slot: str, name: str) -> dict[str, str]:
         return {"kind": kind, "where": COMPONENTS[slot].where(name)}
     facts = {"kind": "peer", "where": PEERS[slot].where(name)}
     if name in PACKAGES:
-        facts["version"] = importlib.metadata.version(PACKAGES[name])
+        package = importlib.metadata.packages_distributions()[PACKAGES[name]][0]
+        facts["version"] = importlib.metadata.version(package)
     return facts
 
 

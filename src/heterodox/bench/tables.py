@@ -63,12 +63,15 @@ def print_bench(tree: Mapping[str, Any], console: Console) -> None:
 
 
 def skipped(tree: Mapping[str, Any]) -> list[str]:
-    """One line for every contestant that was left out of a case."""
+    """One line for every contestant and reason that it was left out of cases."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for case in tree["cases"]:
+        for name, result in case["results"].items():
+            if "skipped" in result:
+                cases.setdefault((name, result["skipped"]), []).append(case["label"])
     return [
-        f"{case['label']}: {name} left out: {result['skipped']}"
-        for case in tree["cases"]
-        for name, result in case["results"].items()
-        if "skipped" in result
+        f"{name} left out ({reason}): {'; '.join(labels)}"
+        for (name, reason), labels in cases.items()
     ]
 
 

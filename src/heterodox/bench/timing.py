@@ -77,6 +77,7 @@ def interleaved(
     *,
     seconds: float,
     repeat: int,
+    limit: float = math.inf,
     clock: Callable[[], float] = benchmark.timer,
     after_round: Callable[[int], None] = lambda rounds: None,
 ) -> dict[str, Timing]:
@@ -89,7 +90,8 @@ def interleaved(
     Args:
         calls: name -> what is timed, warmed up already.
         seconds: the measured time that each contestant gets at least.
-        repeat: the rounds that there are at least.
+        repeat: the rounds that there are at least, within the limit.
+        limit: seconds after which no round is begun, but for the first.
         clock: time in seconds.
         after_round: called with the number of rounds that are done.
 
@@ -103,11 +105,15 @@ def interleaved(
     rounds: dict[str, list[float]] = {name: [] for name in timers}
     order = list(timers)
     done = 0
-    while done < repeat or any(sum(rounds[name]) * blocks[name] < seconds for name in order):
+    began = clock()
+    while True:
         for name in order if done % 2 == 0 else reversed(order):
             rounds[name].append(timers[name].timeit(blocks[name]) / blocks[name])
         done += 1
         after_round(done)
+        had_its_time = all(sum(rounds[name]) * blocks[name] >= seconds for name in order)
+        if (done >= repeat and had_its_time) or clock() - began >= limit:
+            break
     return {name: Timing(tuple(rounds[name]), blocks[name]) for name in order}
 
 

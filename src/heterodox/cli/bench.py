@@ -40,6 +40,9 @@ def bench(
     repeat: Annotated[
         int, typer.Option(min=1, help="Rounds at least; six are needed for an interval.")
     ] = 7,
+    limit: Annotated[
+        float, typer.Option(min=0, help="Seconds after which a case begins no further round.")
+    ] = 300.0,
     out: Annotated[Path, typer.Option(help="Folder of results: a file a slot and machine.")] = Path(
         "benchmarks/results"
     ),
@@ -58,7 +61,7 @@ def bench(
     from heterodox.bench.tables import print_bench, skipped
     from heterodox.training.progress import progress_bar
 
-    options = Options(_split(against), _split(sizes), device, threads, seconds, repeat)
+    options = Options(_split(against), _split(sizes), device, threads, seconds, repeat, limit)
     BENCHES.where(slot)
     check_writable(out)
     with progress_bar(f"bench {slot}"):

@@ -44,7 +44,7 @@ def register() -> tuple[str, ...]:
 
     Example:
         >>> register()
-        ('heterodox-sigmoid', 'heterodox-softplus', 'heterodox-softplus-lssa')
+        ('heterodox-sigmoid', 'heterodox-softplus', 'heterodox-softplus-lssa', 'heterodox-linear')
     """
     try:
         from transformers import AttentionInterface, AttentionMaskInterface
@@ -81,7 +81,7 @@ def attention_forward(
     """The attention `name` as a layer of Transformers calls it.
 
     `scaling` goes to methods with the logits of softmax; softplus attention, whose logits are
-    cosines, has its own.
+    cosines, has its own, and linear attention has no logits.
 
     Raises:
         ValueError: the layer asks for attention weights; or for a soft cap, attention sinks, a

@@ -1,6 +1,12 @@
 """Layers, and the slot of normalisation layers: `NORMS` maps a name to `(dim) -> Module`."""
 
-from heterodox.slots import Slot
+from typing import TYPE_CHECKING
+
+from heterodox.slots import Slot, lazy_exports
+
+if TYPE_CHECKING:
+    from heterodox.layers.polynomial import degree_for, polynomial_features
+    from heterodox.layers.short_convolution import ShortConvolution
 
 NORMS = Slot(
     "norm",
@@ -10,4 +16,17 @@ NORMS = Slot(
     },
 )
 
-__all__ = ["NORMS"]
+_EXPORTS = {
+    "ShortConvolution": "heterodox.layers.short_convolution",
+    "degree_for": "heterodox.layers.polynomial",
+    "polynomial_features": "heterodox.layers.polynomial",
+}
+
+__all__ = [
+    "NORMS",
+    "ShortConvolution",
+    "degree_for",
+    "polynomial_features",
+]
+
+__getattr__ = lazy_exports(__name__, _EXPORTS)

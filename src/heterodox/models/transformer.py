@@ -9,7 +9,7 @@ Sizes and initialisation follow "Theory, Analysis, and Best Practices for Sigmoi
 attention's projections, all weights from a truncated normal of standard deviation 0.02.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from heterodox.attention import ATTENTION, POSITIONS
+from heterodox.attention import ATTENTION, ATTENTION_LAYOUTS, POSITIONS
 from heterodox.attention.sigmoid import LayerScale
 from heterodox.layers import NORMS
 
@@ -38,7 +38,7 @@ class Block(nn.Module):
     Args:
         dim: width of the residual stream.
         attention: called as `attention(x, attn_mask=..., is_causal=...)`, x (batch, length, dim).
-        mlp: acts on each position; see `feed_forward`.
+        mlp: acts on each position; see `feed_forward`. None leaves its branch out.
         norm: builds a normalisation layer from `dim`.
         layer_scale: initial value of LayerScale on both branches; None leaves it out.
         hybrid_norm: one more norm on the attention's output, before the residual sum.
@@ -54,7 +54,7 @@ class Block(nn.Module):
         self,
         dim: int,
         attention: nn.Module,
-        mlp: nn.Module,
+        mlp: nn.Module | None,
         norm: NormFactory,
         *,
         layer_scale: float | None = None,
@@ -66,9 +66,10 @@ class Block(nn.Module):
         self.attention = attention
         self.output_norm = norm(dim) if hybrid_norm else nn.Identity()
         self.attention_scale = scale()
-        self.mlp_norm = norm(dim)
         self.mlp = mlp
-        self.mlp_scale = scale()
+        if mlp is not None:
+            self.mlp_norm = norm(dim)
+            self.mlp_scale = scale()
 
     def forward(
         self,
@@ -78,7 +79,31 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch length dim"]:
         attended = self.attention(self.attention_norm(x), attn_mask=attn_mask, is_causal=is_causal)
         x = x + self.attention_scale(self.output_norm(attended))
-        return x + self.mlp_scale(self.mlp(self.mlp_norm(x)))
+        return x if self.mlp is None else x + self.mlp_scale(self.mlp(self.mlp_norm(x)))
+
+
+class SwiGLU(nn.Module):
+    """W_3 (SiLU(W_1 x) ⊙ W_2 x) without biases, Shazeer, 2020, arXiv 2002.05202, equation 6.
+
+    Args:
+        dim: channels of input and output.
+        hidden: channels in between; by default 8/3 `dim`, rounded, as many weights as an MLP of
+            four times the width has.
+
+    Example:
+        >>> SwiGLU(96)(torch.randn(2, 5, 96)).shape
+        torch.Size([2, 5, 96])
+    """
+
+    def __init__(self, dim: int, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = round(8 * dim / 3) if hidden is None else hidden
+        self.gate_and_up = nn.Linear(dim, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        gate, up = self.gate_and_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
 
 
 def feed_forward(dim: int, expansion: int = 4) -> nn.Module:
@@ -86,6 +111,13 @@ def feed_forward(dim: int, expansion: int = 4) -> nn.Module:
     return nn.Sequential(
         nn.Linear(dim, expansion * dim), nn.GELU(), nn.Linear(expansion * dim, dim)
     )
+
+
+MLPS: dict[str, Callable[[int], nn.Module | None]] = {
+    "gelu": feed_forward,
+    "swiglu": SwiGLU,
+    "none": lambda dim: None,
+}
 
 
 def initialise(model: nn.Module, std: float = INIT_STD) -> None:
@@ -100,9 +132,26 @@ def initialise(model: nn.Module, std: float = INIT_STD) -> None:
             nn.init.zeros_(module.bias)
 
 
-def attention_from(slot: str | AttentionFactory) -> AttentionFactory:
-    """The factory behind a name of `ATTENTION`, or the factory itself."""
-    return ATTENTION[slot] if isinstance(slot, str) else slot
+def attention_of_layers(
+    slot: str | AttentionFactory | Sequence[str | AttentionFactory], layers: int
+) -> list[AttentionFactory]:
+    """The factory of each layer.
+
+    Args:
+        slot: a name of `ATTENTION` or a factory, for all layers; a name of `ATTENTION_LAYOUTS`,
+            whose layers differ; or a name or factory for each layer.
+        layers: how many.
+
+    Raises:
+        ValueError: an unknown name, or not one of the sequence for each layer.
+    """
+    if isinstance(slot, str) and slot in ATTENTION_LAYOUTS:
+        slot = ATTENTION_LAYOUTS[slot](layers)
+    if isinstance(slot, str) or callable(slot):
+        slot = [slot] * layers
+    if len(slot) != layers:
+        raise ValueError(f"attention: {len(slot)} layers given, {layers} expected")
+    return [ATTENTION[each] if isinstance(each, str) else each for each in slot]
 
 
 def norm_from(slot: str | NormFactory) -> NormFactory:
@@ -113,7 +162,8 @@ def norm_from(slot: str | NormFactory) -> NormFactory:
 def refuse_unnamed(**slots: Any) -> None:
     """A saved model is rebuilt from its arguments as JSON, which can hold a slot's name only."""
     for name, given in slots.items():
-        if not isinstance(given, str):
+        names = [given] if isinstance(given, str) or callable(given) else given
+        if not all(isinstance(each, str) for each in names):
             raise ValueError(
                 f"{name}: {given!r} given, a name expected of every slot of a model to be saved"
             )
@@ -127,10 +177,13 @@ class DecoderLM(nn.Module, PyTorchModelHubMixin):
         width, layers, heads: of the transformer; heads must divide width.
         length: longest sequence in training. Sigmoid attention fixes its bias there, and learned
             positions end there; the others run at any length.
-        attention: name in `ATTENTION`, or a factory of the kind in `heterodox.attention.slot`.
+        attention: name in `ATTENTION` or `ATTENTION_LAYOUTS`, a factory of the kind in
+            `heterodox.attention.slot`, or a name or factory for each layer.
         position: "rotary", "alibi", "learned" (a table of `length` vectors) or "none".
         norm: name in `NORMS`, or a factory `(dim)`.
+        mlp: "gelu" (four times the width), "swiglu" (`SwiGLU`) or "none".
         hybrid_norm, layer_scale: see `Block`.
+        init_std: see `initialise`.
         tie_embeddings: whether the read-out shares the token embedding's weight, as GPT-2 does.
 
     `save_pretrained` and `from_pretrained` work as in Hugging Face, for models whose slots are
@@ -154,11 +207,13 @@ class DecoderLM(nn.Module, PyTorchModelHubMixin):
         heads: int,
         length: int,
         *,
-        attention: str | AttentionFactory = "softmax",
+        attention: str | AttentionFactory | Sequence[str | AttentionFactory] = "softmax",
         position: str = "rotary",
         norm: str | NormFactory = "layer",
+        mlp: str = "gelu",
         hybrid_norm: bool = False,
         layer_scale: float | None = None,
+        init_std: float = INIT_STD,
         tie_embeddings: bool = True,
     ) -> None:
         super().__init__()
@@ -169,8 +224,9 @@ class DecoderLM(nn.Module, PyTorchModelHubMixin):
             heads=heads,
             length=length,
             position=position,
+            mlp=mlp,
         )
-        make_attention, make_norm = attention_from(attention), norm_from(norm)
+        factories, make_norm = attention_of_layers(attention, layers), norm_from(norm)
         self.length = length
         self.slots = {"attention": attention, "norm": norm}
         self.embedding = nn.Embedding(vocabulary, width)
@@ -180,16 +236,16 @@ class DecoderLM(nn.Module, PyTorchModelHubMixin):
             Block(
                 width,
                 make_attention(width, heads, sequence_length=length, position=inside),
-                feed_forward(width),
+                MLPS[mlp](width),
                 make_norm,
                 layer_scale=layer_scale,
                 hybrid_norm=hybrid_norm,
             )
-            for _ in range(layers)
+            for make_attention in factories
         )
         self.norm = make_norm(width)
         self.readout = nn.Linear(width, vocabulary, bias=False)
-        initialise(self)
+        initialise(self, init_std)
         if tie_embeddings:
             self.readout.weight = self.embedding.weight
 
@@ -235,7 +291,14 @@ class DecoderLM(nn.Module, PyTorchModelHubMixin):
 
 
 def check_decoder(
-    *, vocabulary: int, width: int, layers: int, heads: int, length: int, position: str
+    *,
+    vocabulary: int,
+    width: int,
+    layers: int,
+    heads: int,
+    length: int,
+    position: str,
+    mlp: str = "gelu",
 ) -> None:
     """Raises the ValueErrors of `DecoderLM` for its sizes."""
     sizes = {"vocabulary": vocabulary, "width": width, "layers": layers}
@@ -244,6 +307,8 @@ def check_decoder(
             raise ValueError(f"{name}: {size} given, a positive number expected")
     if width % heads:
         raise ValueError(f"heads: {heads} given, a divisor of the width {width} expected")
+    if mlp not in MLPS:
+        raise ValueError(f"mlp: {mlp!r} given, one of {', '.join(MLPS)} expected")
     if position not in POSITIONS:
         raise ValueError(f"position: {position!r} given, one of {', '.join(POSITIONS)} expected")
     if position == "rotary" and (width // heads) % 2:

@@ -14,7 +14,7 @@ from heterodox.models.transformer import (
     AttentionFactory,
     Block,
     NormFactory,
-    attention_from,
+    attention_of_layers,
     feed_forward,
     initialise,
     norm_from,
@@ -76,7 +76,7 @@ class ViT(nn.Module, PyTorchModelHubMixin):
             )
         if width % heads:
             raise ValueError(f"heads: {heads} given, a divisor of the width {width} expected")
-        make_attention, make_norm = attention_from(attention), norm_from(norm)
+        factories, make_norm = attention_of_layers(attention, layers), norm_from(norm)
         tokens = (height // patch) * (image_width // patch)
         self.image_shape = channels, height, image_width
         self.patch = patch
@@ -92,7 +92,7 @@ class ViT(nn.Module, PyTorchModelHubMixin):
                 layer_scale=layer_scale,
                 hybrid_norm=hybrid_norm,
             )
-            for _ in range(layers)
+            for make_attention in factories
         )
         self.norm = make_norm(width)
         self.readout = nn.Linear(width, classes)

@@ -1,6 +1,6 @@
 """Tasks: problems with real data, each a training procedure with open slots and a metric."""
 
-from heterodox.attention import ATTENTION, POSITIONS
+from heterodox.attention import ATTENTION, ATTENTION_LAYOUTS, POSITIONS
 from heterodox.layers import NORMS
 from heterodox.losses import LOSSES
 from heterodox.optim import OPTIMIZERS, SCHEDULES
@@ -16,7 +16,7 @@ TASKS = {
             check="heterodox.tasks.language:check",
             settings="heterodox.tasks.language:SETTINGS",
             slots={
-                "attention": ATTENTION,
+                "attention": ATTENTION | ATTENTION_LAYOUTS,
                 "position": POSITIONS,
                 "norm": NORMS,
                 "loss": LOSSES,
@@ -62,6 +62,25 @@ TASKS = {
             data=None,
             accepts="nothing: the task is all pairs of residues",
             metric="test accuracy [%]",
+            better="higher",
+        ),
+        Task(
+            name="recall",
+            summary="A small decoder reads keys with values and answers keys with their values.",
+            train="heterodox.tasks.recall:train",
+            check="heterodox.tasks.recall:check",
+            settings="heterodox.tasks.recall:SETTINGS",
+            slots={
+                "attention": ATTENTION | ATTENTION_LAYOUTS,
+                "position": POSITIONS,
+                "norm": NORMS,
+                "loss": LOSSES,
+                "optimizer": OPTIMIZERS,
+                "schedule": SCHEDULES,
+            },
+            data=None,
+            accepts="nothing: sequences are drawn",
+            metric="accuracy at queries [%]",
             better="higher",
         ),
     )

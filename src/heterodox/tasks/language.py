@@ -6,7 +6,7 @@ characters.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heterodox.attention import ATTENTION
 from heterodox.data.text import EncodedText, TextData, load_text
 from heterodox.experiment.measurement import Curve, Measurement
 from heterodox.experiment.scale import Scale
 from heterodox.layers import NORMS
 from heterodox.losses import LOSSES
-from heterodox.models.transformer import DecoderLM, check_decoder, token_losses
+from heterodox.models.transformer import (
+    AttentionFactory,
+    DecoderLM,
+    attention_of_layers,
+    check_decoder,
+    token_losses,
+)
 from heterodox.optim import OPTIMIZERS, SCHEDULES
 from heterodox.tasks.task import chosen, described
 from heterodox.training.batches import RandomWindows
@@ -37,7 +42,7 @@ class LanguageSettings:
 
     Args:
         length: tokens in a training window.
-        width, layers, heads, hybrid_norm, layer_scale, tie_embeddings: see `DecoderLM`.
+        width, layers, heads, mlp, hybrid_norm, layer_scale, tie_embeddings: see `DecoderLM`.
         steps: optimizer steps, of `batch_size` windows each.
         learning_rate, warmup_steps: peak of the schedule, and the steps to reach it.
         weight_decay: of the optimizer.
@@ -64,6 +69,7 @@ class LanguageSettings:
     evaluate_lengths: tuple[int, ...] = (1, 2, 4, 8)
     evaluation_windows: int = 16
     evaluations: int = 10
+    mlp: Literal["gelu", "swiglu", "none"] = "gelu"
     hybrid_norm: bool = False
     layer_scale: float | None = None
     tie_embeddings: bool = True
@@ -206,7 +212,7 @@ class TrainedLanguage:
 
 def train(
     *,
-    attention: str | Callable[..., nn.Module] = "softmax",
+    attention: str | AttentionFactory | Sequence[str | AttentionFactory] = "softmax",
     position: str = "rotary",
     norm: str | Callable[[int], nn.Module] = "layer",
     loss: str | Callable[..., Tensor] = "cross-entropy",
@@ -222,8 +228,9 @@ def train(
     """Trains a decoder on a text and evaluates it, at the training length and beyond.
 
     Args:
-        attention, norm, loss, optimizer, schedule: a name of the slot, or a callable with the call
-            that the slot's module documents.
+        attention: see `DecoderLM`.
+        norm, loss, optimizer, schedule: a name of the slot, or a callable with the call that the
+            slot's module documents.
         position: "rotary", "alibi", "learned" or "none". Learned positions are evaluated at the
             training length only.
         data: see `heterodox.data.load_text`; or a text already loaded.
@@ -274,6 +281,7 @@ def train(
             attention=attention,
             position=position,
             norm=norm,
+            mlp=settings.mlp,
             hybrid_norm=settings.hybrid_norm,
             layer_scale=settings.layer_scale,
             tie_embeddings=settings.tie_embeddings,
@@ -331,7 +339,7 @@ def train(
 
 def check(
     *,
-    attention: str | Callable[..., nn.Module] = "softmax",
+    attention: str | AttentionFactory | Sequence[str | AttentionFactory] = "softmax",
     position: str = "rotary",
     norm: str | Callable[[int], nn.Module] = "layer",
     loss: str | Callable[..., Tensor] = "cross-entropy",
@@ -341,7 +349,7 @@ def check(
     settings: LanguageSettings = SETTINGS[Scale.LAPTOP],
 ) -> str:
     """Raises what `train` would raise for these arguments; returns the sha256 of the text."""
-    make_attention = chosen(ATTENTION, attention)
+    factories = attention_of_layers(attention, settings.layers)
     chosen(NORMS, norm), chosen(LOSSES, loss)
     chosen(OPTIMIZERS, optimizer), chosen(SCHEDULES, schedule)
     check_decoder(
@@ -351,12 +359,14 @@ def check(
         heads=settings.heads,
         length=settings.length,
         position=position,
+        mlp=settings.mlp,
     )
     in_layer = position if position in ("rotary", "alibi") else None
     with seeded(0):  # a layer that cannot honour the position says so when it is built
-        make_attention(
-            settings.width, settings.heads, sequence_length=settings.length, position=in_layer
-        )
+        for make_attention in set(factories):
+            make_attention(
+                settings.width, settings.heads, sequence_length=settings.length, position=in_layer
+            )
     source = data if isinstance(data, TextData) else load_text(data)
     source.require_length(settings.length * max(_multiples(position, settings)) + 1)
     return source.sha256

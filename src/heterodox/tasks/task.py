@@ -79,6 +79,8 @@ def described(**slots: Any) -> str:
 def _named(value: Any) -> str:
     if isinstance(value, partial):
         return f"{_named(value.func)}({value.args}, {value.keywords})"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_named, value)).join("()")
     if callable(value):
         return getattr(value, "__qualname__", type(value).__name__)
     return str(value)
