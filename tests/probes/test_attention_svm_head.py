@@ -109,12 +109,6 @@ def test_heads_of_the_query_share_those_of_the_key():
             self.q_proj, self.out_proj = nn.Linear(12, 12), nn.Linear(12, 12)
             self.k_proj, self.v_proj = nn.Linear(12, 6), nn.Linear(12, 6)
 
-        def weights(self, x):
-            query, key = (p(x).unflatten(-1, (-1, 3)).mT for p in (self.q_proj, self.k_proj))
-            query, key = query.permute(0, 3, 1, 2), key.permute(0, 3, 1, 2)
-            key = torch.stack([key[:, 0], key[:, 0], key[:, 1], key[:, 1]], 1)
-            return query, key
-
         def forward(self, x):
             query = self.q_proj(x).unflatten(-1, (4, 3)).transpose(1, 2)
             key, value = (

@@ -285,7 +285,7 @@ def _certified(c: Constraints, weight: Array, y: Array) -> tuple[Array, float]:
         least = (c.values(weight)[~c.equal] / c.bound[~c.equal]).min()
         if least <= 0:
             return weight, np.inf
-        weight = weight
+        weight = weight / least
     upper = np.linalg.norm(weight, "nuc")
     lower = c.bound @ y / max(1.0, np.linalg.norm(c.combined(y), 2))
     return weight, float(max(1 - lower / upper, 0.0))
