@@ -41,7 +41,7 @@ class AdapterSettings:
     """
 
     steps: int
-    learning_rate: float = 0.3
+    learning_rate: float = 1.0
     tol: float = 1e-3
     evaluate_every: int = 10
 
@@ -108,7 +108,7 @@ def train(
             for parameter, gradient in zip(adapters[name], pair, strict=True):
                 parameter.sub_(settings.learning_rate / ROWS * gradient)
         if step % settings.evaluate_every == 0 or step == settings.steps:
-            curve.append((step, held_out_loss(weights, adapters, held_out)))
+            curve.append((float(step), held_out_loss(weights, adapters, held_out)))
             report(step, settings.steps)
     share = curve[-1][1] / curve[0][1]
     return Measurement(curve[-1][1], {"share of the first loss": share}, {"held-out loss": curve})
@@ -116,13 +116,13 @@ def train(
 
 @cache
 def digit_rows() -> tuple[Float[Tensor, "rows dim"], Float[Tensor, "others dim"]]:
-    """Rows of training and test digits as their first four principal components, each of
-    variance 1."""
+    """Rows of training and test digits as their first four principal components, each with a
+    standard deviation of 1/2: the logits of fresh weights are about 1 at most."""
     digits = load_images("digits")
     train, test = (x.double().flatten(0, 2) for x in (digits.train_images, digits.test_images))
     components = PCA(DIM, whiten=True, svd_solver="covariance_eigh").fit(train)
     rows, others = (
-        torch.from_numpy(components.transform(x.numpy())).float() for x in (train, test)
+        torch.from_numpy(components.transform(x.numpy()) / 2).float() for x in (train, test)
     )
     return rows, others
 

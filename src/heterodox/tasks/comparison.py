@@ -110,7 +110,7 @@ def comparison(
     for arm in others:
         paper.add(
             Claim(
-                name=slug(f"{arm} against {baseline}"),
+                name=slug(f"{arm} against {baseline}".replace("+", "-plus")),
                 says=f"On {_data_name(task, data)}, {arm} is better than {baseline}.",
                 reported="",
                 metric=task.metric,
