@@ -155,11 +155,11 @@ def test_bad_input_names_the_argument():
     query, key, value = inputs()
     with pytest.raises(ValueError, match=r"^attn_mask: torch\.float64"):
         linear_attention(query, key, value, torch.zeros(LENGTH, LENGTH, dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"^decay: given without is_causal"):
+    with pytest.raises(ValueError, match=r"^decay: given with is_causal=False"):
         linear_attention(query, key, value, decay=DECAY)
     with pytest.raises(ValueError, match=r"^decay: shape \(2,\)"):
         linear_attention(query, key, value, is_causal=True, decay=DECAY[:2])
     with pytest.raises(ValueError, match=r"^position: 'alibi'"):
         LinearAttention(12, 3, position="alibi")
-    with pytest.raises(ValueError, match=r"^decay: given without"):
+    with pytest.raises(ValueError, match=r"^decay: given with is_causal=False"):
         LinearAttention(12, 3, decay=True)(torch.zeros(1, 4, 12))

@@ -273,8 +273,11 @@ SPECIMENS = (
     Specimen(
         f"{LINEAR}:linear_attention",
         lambda d: d.heads_of(3),
-        make=lambda c, d: partial(
-            c, is_causal=True, chunk_size=2, decay=torch.full((d.heads,), 0.9, device=d.device)
+        call=lambda c, q, k, v: c(
+            *(q, k, v),
+            is_causal=True,
+            chunk_size=2,
+            decay=torch.full(q.shape[1:2], 0.9, device=q.device),
         ),
         case="causal, decay",
     ),

@@ -137,18 +137,28 @@ def check_dtype(specimen: Specimen, draw: Draw) -> None:
         assert_near(actual, reference, error, least=0.05 * largest)
 
 
+class Called(nn.Module):
+    """A component as its specimen calls it, so that its parameters can be replaced."""
+
+    def __init__(self, thing: Any, call: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.thing, self.call = thing, call
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.call(self.thing, *inputs)
+
+
 @tries("backward")
 def test_gradients_match_finite_differences(specimen):
     """Also the sign that float64 is computed in float64: differences of less would be noise."""
     draw = Draw(batch=2, length=4)
     thing, inputs = specimen.build(draw), require_gradients(specimen.inputs(draw))
-    parameters = dict(thing.named_parameters()) if isinstance(thing, nn.Module) else {}
+    called = Called(thing, specimen.call)
+    parameters = dict(called.named_parameters())
 
     def call(*tensors: Tensor) -> Tensor:
-        if not parameters:
-            return specimen.call(thing, *tensors)
         values = dict(zip(parameters, tensors[len(inputs) :], strict=True))
-        return functional_call(thing, values, tensors[: len(inputs)])
+        return functional_call(called, values, tensors[: len(inputs)])
 
     assert call(*inputs, *parameters.values()).requires_grad
     assert torch.autograd.gradcheck(call, (*inputs, *parameters.values()), fast_mode=True)

@@ -211,7 +211,9 @@ def _check_options(
     if decay is None:
         return
     if not is_causal:
-        raise ValueError("decay: given without is_causal=True, which says what is past")
+        raise ValueError(
+            "decay: given with is_causal=False, which has no past; is_causal=True expected"
+        )
     if decay.shape != query.shape[1:2] or decay.device != query.device:
         raise ValueError(
             f"decay: shape {tuple(decay.shape)} on {decay.device} given, ({query.shape[1]},) on "
