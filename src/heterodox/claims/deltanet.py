@@ -129,46 +129,35 @@ def deltanet(
     return CausalMixer(layer, position=position)
 
 
-RECALL_RATES = (1e-3, 3e-3)
 # Each arm's own best of the grid on seed 0, which no verdict uses: see results/tuning.
-RECALL_RATE = {
-    "softmax": 3e-3,
-    "linear attention": 3e-3,
-    "with decay": 3e-3,
-    "DeltaNet": 3e-3,
-    "linear attention, convolutions": 3e-3,
-    "DeltaNet, convolutions": 3e-3,
-}
+RECALL_RATES = (3e-3, 1e-2)
+RECALL_RATE = {"softmax": 1e-2, "linear attention": 1e-2, "with decay": 1e-2, "DeltaNet": 1e-2}
 
 RECALL = {
     Scale.SMOKE: replace(
-        recall.SETTINGS[Scale.SMOKE], training_sequences=640, epochs=1, heads=2, mlp="swiglu"
+        recall.SETTINGS[Scale.SMOKE], training_sequences=640, epochs=1, heads=2, mlp="none"
     ),
     Scale.LAPTOP: recall.RecallSettings(
         vocabulary=256,
         length=64,
-        pairs=12,
+        pairs=16,
         training_sequences=10_000,
         test_sequences=1_000,
-        epochs=6,
-        batch_size=128,
-        learning_rate=3e-3,
-        heads=4,
-        mlp="swiglu",
+        epochs=4,
+        batch_size=32,
+        learning_rate=1e-2,
+        width=32,
+        heads=2,
+        mlp="none",
     ),
-    Scale.PAPER: replace(recall.SETTINGS[Scale.PAPER], heads=2, mlp="swiglu"),
+    Scale.PAPER: replace(recall.SETTINGS[Scale.PAPER], heads=2, mlp="none"),
 }
 
 
 def train_recall(
     arm: str, seed: int, scale: Scale, rate: float, device: str = "cpu"
 ) -> recall.TrainedRecall:
-    name, _, convolved = arm.partition(", ")
-    factory: AttentionFactory = (
-        partial(deltanet, short_convolution=bool(convolved))
-        if name == "DeltaNet"
-        else partial(rival, arm=name, short_convolution=bool(convolved))
-    )
+    factory: AttentionFactory = deltanet if arm == "DeltaNet" else partial(rival, arm=arm)
     return recall.train(
         attention=factory,
         norm="rms",
@@ -182,36 +171,29 @@ def train_recall(
     says="The delta rule recalls more associations than additive linear attention does with a "
     "state of the same size.",
     reported="DeltaNet is perfect in Zoology's hardest setting, 64 pairs in 512 tokens, from width "
-    "64 on and without convolutions; linear attention without the delta rule is not",
+    "64 on; linear attention without the delta rule is not",
     metric="answers that are right [%]",
     better="higher",
     expects=(
         Beats("linear attention", by=20, arm="DeltaNet"),
         Beats("with decay", by=20, arm="DeltaNet"),
-        Beats("linear attention, convolutions", by=20, arm="DeltaNet, convolutions"),
     ),
     seeds=3,
 )
-def multi_query_associative_recall(
-    arm: Literal[
-        "softmax",
-        "linear attention",
-        "with decay",
-        "DeltaNet",
-        "linear attention, convolutions",
-        "DeltaNet, convolutions",
-    ],
+def associative_recall(
+    arm: Literal["softmax", "linear attention", "with decay", "DeltaNet"],
     seed: int,
     scale: Scale,
     device: str,
 ) -> Measurement:
-    """Two layers of width 64 with four heads, whose state in every arm but softmax is 16 x 16
-    numbers a head, read 12 pairs of keys and values in 64 tokens and are asked for each value. All
-    arms have learned positions, the same MLPs and the same norms; two arms of each kind differ in
-    nothing but the short convolutions.
+    """Two layers of two heads, whose state in every arm but softmax is 16 x 16 numbers a head, read
+    16 pairs of keys and values in 64 tokens and are asked for each value. All arms have learned
+    positions, the same short convolutions and the same norms, also of the heads' outputs, and no
+    MLPs, as in Zoology. Softmax, whose state grows, shows what can be reached.
 
-    Differs from the paper: 12 pairs, 256 tokens of vocabulary and 10 thousand training sequences in
-    place of 64 pairs, 8192 tokens and 100 thousand; two learning rates tried.
+    Differs from the paper: width 32, 16 pairs, 256 tokens of vocabulary and 10 thousand sequences,
+    seen four times, in place of 64, 64, 8192 and 100 thousand. With short convolutions, as without
+    them no mixer learns the task in so few steps, softmax included.
     """
     return train_recall(arm, seed, scale, RECALL_RATE[arm], device).measurement()
 
@@ -396,8 +378,6 @@ def shakespeare(
 
 
 TUNED = (
-    Tuning(
-        "multi_query_associative_recall", train_recall, RECALL_RATE, RECALL_RATES, None, "higher"
-    ),
+    Tuning("associative_recall", train_recall, RECALL_RATE, RECALL_RATES, None, "higher"),
     Tuning("shakespeare", train_language, LANGUAGE_RATE, LANGUAGE_RATES, "nats per token", "lower"),
 )
