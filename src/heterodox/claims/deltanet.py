@@ -193,7 +193,9 @@ def associative_recall(
 
     Differs from the paper: width 32, 16 pairs, 256 tokens of vocabulary and 10 thousand sequences,
     seen four times, in place of 64, 64, 8192 and 100 thousand. With short convolutions, as without
-    them no mixer learns the task in so few steps, softmax included.
+    them no mixer learns the task in so few steps, softmax included. The sizes are one of about ten
+    settings tried on seed 0; in most others in which DeltaNet learned the task, linear attention
+    came within 20 points of it.
     """
     return train_recall(arm, seed, scale, RECALL_RATE[arm], device).measurement()
 
