@@ -29,3 +29,17 @@ def test_a_tasks_table_entry_is_true(task):
 def test_the_table_is_read_without_importing_torch():
     code = "import sys, heterodox.tasks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "choice"),
+    [
+        ("images", {"model": "vit", "attention": "deltanet"}),
+        ("language", {"attention": "soft"}),
+        ("recall", {"attention": "soft++"}),
+    ],
+)
+def test_an_attention_that_cannot_do_the_task_is_refused_before_training(task, choice):
+    settings = TASKS[task].load_settings()[Scale.SMOKE]
+    with pytest.raises(ValueError, match=r"^(is_causal|position): "):
+        TASKS[task].load_check()(settings=settings, **choice)

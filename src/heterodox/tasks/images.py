@@ -325,8 +325,10 @@ def check(
         raise ValueError(
             f"batch_size: {settings.batch_size} given, at most the {images} images expected"
         )
-    with seeded(0):  # sizes that do not fit the images show when the model is built
-        _build(model, source, attention, norm, settings)
+    # Sizes that do not fit the images, and an attention that is causal only, show in a trial.
+    with seeded(0), torch.no_grad():
+        network = _build(model, source, attention, norm, settings).eval()
+        network(torch.zeros(1, *source.train_images.shape[1:]))
     digest = hashlib.sha256()
     for part in (source.train_images, source.train_labels, source.test_images, source.test_labels):
         digest.update(part.numpy().tobytes())

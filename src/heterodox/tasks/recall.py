@@ -319,11 +319,13 @@ def check(
         mlp=settings.mlp,
     )
     in_layer = position if position in ("rotary", "alibi") else None
-    with seeded(0):  # a layer that cannot honour the position says so when it is built
+    # A layer that cannot honour the position, or cannot be causal, says so.
+    with seeded(0), torch.no_grad():
         for make_attention in set(factories):
-            make_attention(
+            layer = make_attention(
                 settings.width, settings.heads, sequence_length=settings.length, position=in_layer
             )
+            layer(torch.zeros(1, 2, settings.width), is_causal=True)
     if settings.batch_size > settings.training_sequences:
         raise ValueError(
             f"batch_size: {settings.batch_size} given, at most the {settings.training_sequences} "
