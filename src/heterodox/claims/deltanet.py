@@ -41,9 +41,7 @@ class Rival(nn.Module):
         embed_dim: int,
         num_heads: int,
         *,
-        sequence_length: int,
         position: str | None = None,
-        short_convolution: bool = True,
     ) -> None:
         super().__init__()
         self.mix = mix
@@ -52,9 +50,7 @@ class Rival(nn.Module):
         self.projections = nn.ModuleList(
             nn.Linear(embed_dim, embed_dim, bias=False) for _ in range(3)
         )
-        self.convolutions = nn.ModuleList(
-            ShortConvolution(embed_dim) if short_convolution else nn.Identity() for _ in range(3)
-        )
+        self.convolutions = nn.ModuleList(ShortConvolution(embed_dim) for _ in range(3))
         self.norm = nn.RMSNorm(embed_dim // num_heads, eps=1e-5)
         self.output = nn.Linear(embed_dim, embed_dim, bias=False)
 
@@ -95,18 +91,10 @@ def rival(
     sequence_length: int,
     position: str | None = None,
     arm: str,
-    short_convolution: bool = True,
 ) -> nn.Module:
     """A layer of `MIXES`; only softmax needs to be told the positions."""
-    layer = Rival(
-        MIXES[arm],
-        embed_dim,
-        num_heads,
-        sequence_length=sequence_length,
-        position=position if arm == "softmax" else None,
-        short_convolution=short_convolution,
-    )
-    return CausalMixer(layer, position=position)
+    told = position if arm == "softmax" else None
+    return CausalMixer(Rival(MIXES[arm], embed_dim, num_heads, position=told), position=position)
 
 
 def deltanet(
@@ -115,17 +103,10 @@ def deltanet(
     *,
     sequence_length: int,
     position: str | None = None,
-    short_convolution: bool = True,
     activation: str = "silu",
     norm: str = "l2",
 ) -> nn.Module:
-    layer = DeltaNet(
-        embed_dim,
-        num_heads,
-        use_short_conv=short_convolution,
-        qk_activation=activation,
-        qk_norm=norm,
-    )
+    layer = DeltaNet(embed_dim, num_heads, qk_activation=activation, qk_norm=norm)
     return CausalMixer(layer, position=position)
 
 

@@ -154,6 +154,17 @@ def attention_of_layers(
     return [ATTENTION[each] if isinstance(each, str) else each for each in slot]
 
 
+def try_attention(
+    factories: Sequence[AttentionFactory], width: int, heads: int, length: int, position: str
+) -> None:
+    """Raises the ValueError of a layer that cannot honour the position, or cannot be causal."""
+    inside = position if position in ("rotary", "alibi") else None
+    with torch.no_grad():
+        for make_attention in set(factories):
+            layer = make_attention(width, heads, sequence_length=length, position=inside)
+            layer(torch.zeros(1, min(2, length), width), is_causal=True)
+
+
 def norm_from(slot: str | NormFactory) -> NormFactory:
     """The factory behind a name of `NORMS`, or the factory itself."""
     return NORMS[slot] if isinstance(slot, str) else slot

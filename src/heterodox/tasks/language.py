@@ -26,6 +26,7 @@ from heterodox.models.transformer import (
     attention_of_layers,
     check_decoder,
     token_losses,
+    try_attention,
 )
 from heterodox.optim import OPTIMIZERS, SCHEDULES
 from heterodox.tasks.task import chosen, described
@@ -361,14 +362,8 @@ def check(
         position=position,
         mlp=settings.mlp,
     )
-    in_layer = position if position in ("rotary", "alibi") else None
-    # A layer that cannot honour the position, or cannot be causal, says so.
-    with seeded(0), torch.no_grad():
-        for make_attention in set(factories):
-            layer = make_attention(
-                settings.width, settings.heads, sequence_length=settings.length, position=in_layer
-            )
-            layer(torch.zeros(1, 2, settings.width), is_causal=True)
+    with seeded(0):
+        try_attention(factories, settings.width, settings.heads, settings.length, position)
     source = data if isinstance(data, TextData) else load_text(data)
     source.require_length(settings.length * max(_multiples(position, settings)) + 1)
     return source.sha256

@@ -32,6 +32,7 @@ from heterodox.models.transformer import (
     DecoderLM,
     attention_of_layers,
     check_decoder,
+    try_attention,
 )
 from heterodox.optim import OPTIMIZERS, SCHEDULES
 from heterodox.tasks.task import chosen, described
@@ -318,14 +319,8 @@ def check(
         position=position,
         mlp=settings.mlp,
     )
-    in_layer = position if position in ("rotary", "alibi") else None
-    # A layer that cannot honour the position, or cannot be causal, says so.
-    with seeded(0), torch.no_grad():
-        for make_attention in set(factories):
-            layer = make_attention(
-                settings.width, settings.heads, sequence_length=settings.length, position=in_layer
-            )
-            layer(torch.zeros(1, 2, settings.width), is_causal=True)
+    with seeded(0):
+        try_attention(factories, settings.width, settings.heads, settings.length, position)
     if settings.batch_size > settings.training_sequences:
         raise ValueError(
             f"batch_size: {settings.batch_size} given, at most the {settings.training_sequences} "
