@@ -81,6 +81,7 @@ PEERS = {
             "fla-linear": "heterodox.bench.attention:fla_linear",
             "fla-delta": "heterodox.bench.attention:fla_delta",
             "fla-delta-recurrent": "heterodox.bench.attention:fla_delta_recurrent",
+            "fla-delta-triton": "heterodox.bench.attention:fla_delta_triton",
         },
     ),
     "attention-svm": Slot(
@@ -117,6 +118,7 @@ PACKAGES = {
     "cvxpy-scs": "cvxpy",
     "fla-delta": "fla",
     "fla-delta-recurrent": "fla",
+    "fla-delta-triton": "fla",
     "fla-linear": "fla",
     "linformer": "linformer",
     "nystrom-attention": "nystrom_attention",

@@ -248,6 +248,23 @@ def fla_delta_recurrent(
     return delta_rule_recurrence(*_for_delta(query, key, value))[0]
 
 
+def fla_delta_triton(
+    query: Float[Tensor, "batch heads length head_dim"],
+    key: Float[Tensor, "batch heads length head_dim"],
+    value: Float[Tensor, "batch heads length value_dim"],
+    *,
+    is_causal: bool = False,
+) -> Float[Tensor, "batch heads length value_dim"]:
+    """flash-linear-attention's delta rule in Triton kernels; heads come after positions there."""
+    from fla.ops.delta_rule import chunk_delta_rule
+
+    _causal_only(is_causal)
+    if not query.is_cuda:
+        raise ValueError(f"query: on {query.device.type} given, a GPU expected")
+    inputs = (x.transpose(1, 2).contiguous() for x in _for_delta(query, key, value))
+    return chunk_delta_rule(*inputs)[0].transpose(1, 2)
+
+
 def _whole_chunks(query: Tensor) -> None:
     if query.shape[2] % 64:
         raise ValueError(f"query: length {query.shape[2]} given, a multiple of 64 expected")
