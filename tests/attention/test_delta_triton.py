@@ -25,6 +25,8 @@ def interpreted():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         spec.loader.exec_module(module)
+    # Only this copy: with the variable still set, the kernels proper would be interpreted too.
+    with pytest.MonkeyPatch.context() as patch:
         # Small blocks, so that a few channels have several.
         patch.setattr(module, "VALUE_BLOCK", 32)
         patch.setattr(module, "VALUE_BLOCK_OF_WALK", 16)

@@ -28,6 +28,8 @@ def interpreted():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         spec.loader.exec_module(module)
+    # Only this copy: with the variable still set, the kernels proper would be interpreted too.
+    with pytest.MonkeyPatch.context() as patch:
         # Small tiles, so that short sequences have several, with and without a diagonal.
         patch.setattr(module, "TILES", {key: ((512, 32, 16, 4, 1),) for key in (False, True)})
         yield module

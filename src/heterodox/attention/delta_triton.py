@@ -5,7 +5,7 @@ backward: W, U and the states again, then the gradients of R and of the states, 
 from the last, then all others. Only the two that walk over chunks are sequential, and those walk
 separately for each block of value channels.
 
-L⁻¹ is built by blocks of 4, then of 16, then of 64, each out of four of the last: with D the inverse
+L⁻¹ is built by blocks of 4, of 16, then of 64, each out of four of the last: with D the inverse
 of the diagonal blocks and N what lies below them in the larger block, M = D N has M⁴ = 0 and
 
     (D⁻¹ + N)⁻¹ = (I + M)⁻¹ D = (I - M)(I + M²) D

@@ -136,10 +136,9 @@ def _soft(query: Tensor, value: Tensor, is_causal: bool, normalize: bool) -> Ten
         raise ValueError("is_causal: True given, False expected: a bottleneck token is a mean")
     query = query * query.shape[-1] ** -0.25
     tokens = min(BOTTLENECK, query.shape[2])
-    bottleneck = F.adaptive_avg_pool1d(query.flatten(0, 1).mT, tokens).mT
-    return softmax_free_attention(
-        query, value, bottleneck.unflatten(0, query.shape[:2]), normalize=normalize
-    )
+    whole = query[:, :, : query.shape[2] // tokens * tokens]
+    bottleneck = whole.unflatten(2, (tokens, -1)).mean(dim=3)
+    return softmax_free_attention(query, value, bottleneck, normalize=normalize)
 
 
 def _causal_only(is_causal: bool) -> None:

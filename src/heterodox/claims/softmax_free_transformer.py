@@ -221,7 +221,7 @@ def vision(
     """Two post-norm blocks of width 64 with 2 heads learn Fashion-MNIST in patches of 2 x 2, so
     that there are 196 tokens, and 49 bottleneck tokens, landmarks or projected keys (64 random
     features for the Performer). No arm has a local term; each has its own best learning rate of
-    three. Then 200 test images are enlarged to twice their side, four times as many tokens, with
+    four. Then 200 test images are enlarged to twice their side, four times as many tokens, with
     bilinearly interpolated positions, for all arms but Linformer, which has no other length.
 
     Differs from the paper: 5000 images, two epochs and one stage in place of ImageNet, 300 epochs
