@@ -43,8 +43,8 @@ def delta_rule(
 
     Query and key are taken as they are. With keys of length 1, the rule is stable for β in (0, 2);
     longer keys can make the state grow without bound. Half precision is computed in float32, and
-    the state is float32. On a GPU with Triton, and keys of at most 128 channels (64 in float32 for
-    full speed), kernels do it: they multiply in the dtype of `value` and sum in float32.
+    the state is float32. On a GPU with Triton, where keys have at most 128 channels (256 in half
+    precision), kernels do it: they multiply in the dtype of `value` and sum in float32.
     Differentiable once; `delta_rule_recurrent` is twice.
 
     Args:
