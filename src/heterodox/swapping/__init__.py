@@ -1,4 +1,4 @@
-"""Another attention in an existing model: swapped in place, with the weights that are there."""
+"""Another attention or output layer in an existing model, swapped in place."""
 
 from typing import TYPE_CHECKING
 
@@ -7,6 +7,7 @@ from heterodox.slots import lazy_exports
 if TYPE_CHECKING:
     from heterodox.swapping.in_place import Replaced, Skipped, SwapReport, swap
     from heterodox.swapping.multihead import SwappedMultiheadAttention
+    from heterodox.swapping.output_layer import head_penalties
     from heterodox.swapping.self_attention import SwappedSelfAttention
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "SwapReport",
     "SwappedMultiheadAttention",
     "SwappedSelfAttention",
+    "head_penalties",
     "swap",
 ]
 
@@ -26,6 +28,7 @@ __getattr__ = lazy_exports(
         "SwapReport": "heterodox.swapping.in_place",
         "SwappedMultiheadAttention": "heterodox.swapping.multihead",
         "SwappedSelfAttention": "heterodox.swapping.self_attention",
+        "head_penalties": "heterodox.swapping.output_layer",
         "swap": "heterodox.swapping.in_place",
     },
 )

@@ -1,12 +1,13 @@
-"""Another attention in an existing model: swapped in place, with the weights that are there.
+"""Another attention or output layer in an existing model, swapped in place.
 
-Three kinds of layer are recognised: `nn.MultiheadAttention` (also inside PyTorch's transformer
+Three kinds of attention are recognised: `nn.MultiheadAttention` (also inside PyTorch's transformer
 layers), self-attention in the shape of timm's `Attention`, and layers of an earlier swap. A
 replacement takes over all of its predecessor's state (parameters, submodules, hooks, attributes)
 and differs only in `forward`; so optimizers keep working and old checkpoints load.
 
 The weights were made for the attention that was there: swapping changes the function that the
-model computes, and it has to be trained again.
+model computes, and it has to be trained again. Output layers are replaced by new ones; see
+`heterodox.swapping.output_layer`.
 """
 
 from dataclasses import dataclass, field
@@ -16,11 +17,12 @@ from torch import nn
 
 from heterodox.swapping.method import AttentionMethod
 from heterodox.swapping.multihead import SwappedMultiheadAttention
+from heterodox.swapping.output_layer import HeadSwap, options_of_head
 from heterodox.swapping.self_attention import SwappedSelfAttention, why_not_self_attention
 
 
 class Replaced(NamedTuple):
-    """A layer that was replaced: its name in the model, its attention before and after."""
+    """A layer that was replaced: its name in the model, what was there and what is."""
 
     name: str
     old: str
@@ -40,7 +42,7 @@ class SwapReport:
     """What `swap` did; `print` it.
 
     Attributes:
-        attention: the new attention with its settings.
+        attention: the new attention with its settings; "" if it was not asked for.
         replaced: the layers that were replaced.
         skipped: the layers that look like attention and were left alone, with the reason.
         notes: what else was changed, or should be known.
@@ -62,28 +64,38 @@ class SwapReport:
 
 def swap(
     model: nn.Module,
-    attention: str = "sigmoid",
+    attention: str | None = None,
     *,
+    head: str | None = None,
+    name: str | None = None,
     sequence_length: int | None = None,
     **options: Any,
 ) -> SwapReport:
-    """Replaces the attention layers of `model` in place and keeps their weights.
+    """Replaces the attention layers of `model` in place, or its output layer, or both.
 
-    Either every layer that can be replaced is, or an exception is raised and nothing has changed.
-    An `nn.TransformerEncoder` also stops converting padded batches to nested tensors, which only
+    Attention layers keep their weights; an output layer starts with new ones. Either all that is
+    asked for is replaced, or an exception is raised and nothing has changed. An
+    `nn.TransformerEncoder` also stops converting padded batches to nested tensors, which only
     PyTorch's fused softmax path understands.
 
     Args:
         model: contains the layers; it must not itself be one.
-        attention: a name of `heterodox.attention.ATTENTION_FUNCTIONS`; "softmax" swaps back.
+        attention: a name of `heterodox.attention.ATTENTION_FUNCTIONS`; "softmax" swaps back. By
+            default "sigmoid", or with `head` none.
+        head: a name of `heterodox.layers.HEADS`, "fourier" for example. Weights that the output
+            layer shares with an embedding are untied. For the penalty of a Fourier head see
+            `heterodox.swapping.head_penalties`.
+        name: of the output layer in `model`; None asks `model.get_output_embeddings()`, which
+            models of Transformers have.
         sequence_length: tokens in a training sequence; fixes the bias of sigmoid attention at
             −log(sequence_length). By default the bias follows the number of keys of each call.
-        options: keywords of that function, for example `power` for "softplus".
+        options: keywords of the attention function, for example `power` for "softplus", and of the
+            head, for example `num_frequencies`; a keyword of both goes to the attention.
 
     Raises:
-        ValueError: `attention` or an option is unknown or has an impossible value; `model` is
-            itself an attention layer; a layer has `add_bias_kv` or `add_zero_attn`; nothing was
-            found to replace.
+        ValueError: `attention`, `head` or an option is unknown or has an impossible value; `model`
+            is itself such a layer; an attention layer has `add_bias_kv` or `add_zero_attn`; no
+            attention was found to replace, or no output layer; `name` is given without `head`.
 
     Example:
         >>> import torch
@@ -93,9 +105,50 @@ def swap(
           0.self_attn: MultiheadAttention -> sigmoid attention (bias=-4.852)
         >>> model(torch.randn(1, 5, 16)).shape
         torch.Size([1, 5, 16])
+        >>> model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 50))
+        >>> report = swap(model, head="fourier", name="2", num_frequencies=12)
+        >>> report.replaced[0].new
+        'fourier head (num_frequencies=12)'
     """
-    method = AttentionMethod.make(attention, sequence_length, options)
-    report = SwapReport(str(method))
+    if attention is None and head is None:
+        attention = "sigmoid"
+    if head is None and name is not None:
+        raise ValueError(f"name: {name!r} given without head, the name of a head expected as well")
+    if attention is None and sequence_length is not None:
+        raise ValueError(
+            f"sequence_length: {sequence_length} given without attention, None expected"
+        )
+    of_head = {} if head is None else _options_of_head(head, attention, options)
+    of_attention = {key: value for key, value in options.items() if key not in of_head}
+    report = SwapReport("")
+    output = None if head is None else HeadSwap.make(model, head, name, of_head)
+    if attention is not None:
+        _swap_attention(
+            model, AttentionMethod.make(attention, sequence_length, of_attention), report
+        )
+    if output is not None:
+        for place in output.names:
+            report.replaced.append(Replaced(place, type(output.old).__name__, output.says))
+        report.notes += output.put_into(model)
+    return report
+
+
+def _options_of_head(head: str, attention: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The part of a swap's options that is for its head: with an attention, what that leaves."""
+    if attention is None:
+        return options
+    theirs, mine = AttentionMethod.options_of(attention), options_of_head(head)
+    for option in options:
+        if option not in (*theirs, *mine):
+            raise ValueError(
+                f"{option}: not an option of {attention} attention or the {head} head, one of "
+                f"{', '.join((*theirs, *mine))} expected"
+            )
+    return {key: value for key, value in options.items() if key not in theirs}
+
+
+def _swap_attention(model: nn.Module, method: AttentionMethod, report: SwapReport) -> None:
+    report.attention = str(method)
     # One outcome for each layer: a layer in two places stays one layer in two places.
     outcomes = {layer: _replacement(layer, method) for layer in model.modules()}
     layers = list(model.named_modules(remove_duplicate=False))
@@ -127,7 +180,6 @@ def swap(
     for name, encoder in model.named_modules():
         if _disable_nested_tensors(encoder):
             report.notes.append(f"{name or 'model'}: use_nested_tensor set to False")
-    return report
 
 
 def _replacement(layer: nn.Module, method: AttentionMethod) -> nn.Module | str | None:

@@ -23,18 +23,23 @@ class AttentionMethod:
     options: dict[str, Any]
     follows_the_number_of_keys: bool
 
+    @staticmethod
+    def options_of(name: str) -> list[str]:
+        """The options of a name of `ATTENTION_FUNCTIONS`; ValueError if it is none."""
+        function = ATTENTION_FUNCTIONS[name]
+        if name == ATTENTION_FUNCTIONS.default:  # a builtin without a signature, and no options
+            return []
+        return [
+            parameter.name
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "enable_gqa"
+        ]
+
     @classmethod
     def make(
         cls, name: str, sequence_length: int | None, options: dict[str, Any]
     ) -> "AttentionMethod":
-        function = ATTENTION_FUNCTIONS[name]
-        known: list[str] = []
-        if name != ATTENTION_FUNCTIONS.default:  # a builtin without a signature, and no options
-            known = [
-                parameter.name
-                for parameter in inspect.signature(function).parameters.values()
-                if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "enable_gqa"
-            ]
+        function, known = ATTENTION_FUNCTIONS[name], cls.options_of(name)
         for option in options:
             if option not in known:
                 expected = f"one of {', '.join(known)}" if known else "no option"
