@@ -77,8 +77,8 @@ def test_the_vocabulary_comes_from_the_training_text_alone():
 
 
 def test_an_unknown_tokenisation_is_refused():
-    with pytest.raises(ValueError, match=r"^kind: 'word' given"):
-        load_text("python-docs").encode("word")
+    with pytest.raises(ValueError, match=r"^kind: 'line' given"):
+        load_text("python-docs").encode("line")
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,16 @@ def test_a_file_that_is_no_text_is_refused(own_file, content, says):
     path = own_file(content)
     with pytest.raises(ValueError, match=rf"^data: '.*own.txt' .*{says}"):
         load_text(path)
+
+
+def test_a_path_may_be_a_name_where_there_is_no_such_file(own_file, monkeypatch):
+    assert load_text(Path("python-docs")) == load_text("python-docs")
+    path = own_file(b"text of my own" * 9)
+    path.rename(path.with_name("python-docs"))
+    monkeypatch.chdir(path.parent)
+    assert load_text(Path("python-docs")).train.startswith("text of my own")
+    assert load_text("python-docs").name == "python-docs"
+    assert not load_text("python-docs").train.startswith("text of my own")
 
 
 def test_a_folder_and_a_missing_file_are_refused(tmp_path):

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from heterodox.attention.slot import sigmoid
 from heterodox.data.text import TextData
 from heterodox.experiment.scale import Scale
-from heterodox.losses import LOSSES
+from heterodox.losses import LOSSES, ZLoss
+from heterodox.models.factored_output import OUTPUTS, FactoredOutput
 from heterodox.tasks.language import SETTINGS, LanguageSettings, check, train, window_loss
 
 TINY = LanguageSettings(
@@ -145,6 +146,67 @@ def test_a_loss_of_another_distribution_is_evaluated_in_that_distribution():
     assert run.validation_loss == pytest.approx(window_loss(run.model, tokens, 8, stablemax, 64))
 
 
+WORDS = replace(TINY, tokens="word", steps=60, output_rate=1.0)
+
+
+@pytest.mark.parametrize("output", ["linear", *OUTPUTS])
+def test_words_are_learned_by_every_output_layer(output):
+    rate = {"spherical-squared": 0.05}.get(output, 1.0)
+    run = train(data=text(), output=output, settings=replace(WORDS, output_rate=rate))
+    assert run.text.vocabulary_size == 9
+    readings = run.measurement().readings
+    assert readings["top-1 error"] == run.top_error(1)
+    assert run.validation_loss < math.log(9)
+    assert isinstance(run.model, FactoredOutput) == (output != "linear")
+
+
+def test_the_top_error_of_words_is_counted_over_the_validation_windows():
+    run = train(data=text(), output="z-loss", settings=WORDS)
+    tokens = run.text.validation[: 2 * 32 + 1]
+    count = (len(tokens) - 1) // 8 * 8
+    with torch.no_grad():
+        outputs = run.model(tokens[:count].view(-1, 8)).flatten(0, 1)
+    wrong = (outputs.argmax(1) != tokens[1 : count + 1]).float().mean().item()
+    assert run.top_error(1) == pytest.approx(100 * wrong)
+
+
+def test_a_factored_output_layer_follows_the_schedule_to_its_end():
+    run = train(data=text(), output="z-loss", settings=WORDS)
+    assert int(run.model.output.counter) == WORDS.steps
+    assert run.model.output.learning_rate < 0.05 * WORDS.output_rate
+    assert run.model.output.check() < 1e-4
+
+
+def test_a_loss_from_statistics_may_be_given():
+    run = train(data=text(), output=ZLoss(1.0, 2.0).from_statistics, settings=WORDS)
+    assert run.nll.sharpness > 0
+
+
+def test_the_vocabulary_can_be_limited():
+    run = train(data=text(), settings=replace(WORDS, steps=2, vocabulary=2))
+    assert run.text.vocabulary_size == 3
+
+
+def test_an_interrupted_run_with_a_factored_output_resumes_to_the_same_model(tmp_path):
+    expected = train(data=text(), output="z-loss", settings=WORDS)
+    path = tmp_path / "run"
+    calls = []
+
+    def z_loss(*statistics):
+        calls.append(1)
+        if len(calls) == 40:
+            raise KeyboardInterrupt
+        return OUTPUTS["z-loss"](*statistics)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(data=text(), output=z_loss, settings=WORDS, checkpoint=path)
+    resumed = train(data=text(), output=z_loss, settings=WORDS, checkpoint=path)
+    assert len(calls) == 40 + WORDS.steps - 36
+    assert resumed.losses == expected.losses
+    for name, value in expected.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
 def test_a_run_that_diverges_measures_nan():
     run = train(data=text(), settings=replace(TINY, learning_rate=1e30, clip=None), norm="rms")
     assert math.isnan(run.measurement().value)
@@ -178,6 +240,16 @@ def test_an_interrupted_run_resumes_to_the_same_model(tmp_path):
         ({"position": "absolute"}, "position: 'absolute' given"),
         ({"norm": "batch"}, "norm: 'batch' given"),
         ({"loss": "hinge"}, "loss: 'hinge' given"),
+        ({"output": "softmax"}, "output: 'softmax' given, one of linear, z-loss"),
+        ({"output": "z-loss", "loss": "z-loss"}, "loss: 'z-loss' given"),
+        (
+            {"output": "z-loss", "settings": replace(TINY, precision="16-mixed")},
+            "precision: '16-mixed' given",
+        ),
+        (
+            {"settings": replace(TINY, tokens="word"), "data": text(words=50)},
+            "data: 'words' has 19 words",
+        ),
         ({"optimizer": "lion"}, "optimizer: 'lion' given"),
         ({"schedule": "step"}, "schedule: 'step' given"),
         ({"settings": replace(TINY, heads=3)}, "heads: 3 given, a divisor of the width 16"),
@@ -194,7 +266,14 @@ def test_bad_input_names_the_argument_before_any_work(change, message):
 
 
 @pytest.mark.parametrize(
-    "name, value", [("steps", 0), ("tokens", "word"), ("evaluate_lengths", (2, 4))]
+    "name, value",
+    [
+        ("steps", 0),
+        ("tokens", "line"),
+        ("vocabulary", 5),
+        ("output_rate", 0.0),
+        ("evaluate_lengths", (2, 4)),
+    ],
 )
 def test_settings_out_of_range_are_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"^{name}: "):

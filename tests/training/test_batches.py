@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from heterodox.training.batches import RandomWindows, Shuffled
+from heterodox.training.batches import Indexed, RandomWindows, Shuffled
 
 
 def generator(seed=0):
@@ -78,3 +78,15 @@ def test_a_restored_state_goes_on_exactly(build, drawn):
 def test_bad_input_names_the_argument(build, name):
     with pytest.raises(ValueError, match=f"^{name}"):
         build()
+
+
+def test_indices_lead_back_to_their_examples_in_any_order_of_loading():
+    x, y = torch.randn(10, 2, generator=generator()), torch.arange(10)
+    data = Indexed(torch.utils.data.TensorDataset(x, y))
+    assert len(data) == 10
+    loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True, generator=generator())
+    seen = []
+    for images, labels, index in loader:
+        assert torch.equal(images, x[index]) and torch.equal(labels, y[index])
+        seen.extend(index.tolist())
+    assert sorted(seen) == list(range(10)) != seen

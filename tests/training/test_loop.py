@@ -139,6 +139,20 @@ def test_a_loss_that_is_not_finite_ends_the_run():
     assert all(math.isfinite(y) for _, y in history.loss)
 
 
+def test_a_step_that_raises_a_floating_point_error_ends_the_run():
+    run = build()
+
+    def refuse(optimizer, args, kwargs):
+        if refuse.calls == 6:
+            raise FloatingPointError
+        refuse.calls += 1
+
+    refuse.calls = 0
+    run["optimizer"].register_step_post_hook(refuse)
+    history = fit(**run, steps=20)
+    assert history.diverged and history.steps == 7
+
+
 def test_an_evaluation_that_is_not_finite_ends_the_run():
     run = build()
     run["evaluate"] = lambda model: {"error": math.inf}

@@ -16,16 +16,35 @@ if TYPE_CHECKING:
 BENCHES = Slot(
     "slot",
     {
+        "adaptation": "heterodox.bench.adaptation:adapters",
         "attention": "heterodox.bench.attention:workload",
         "attention-svm": "heterodox.bench.attention_svm:workload",
         "attention-vision": "heterodox.bench.attention_vision:workload",
+        "boosting": "heterodox.bench.boosting:workload",
+        "generation": "heterodox.bench.generation:workload",
+        "head": "heterodox.bench.head:workload",
+        "hebbian-update": "heterodox.bench.adaptation:updates",
+        "label-noise": "heterodox.bench.label_noise:workload",
         "lora-gradient": "heterodox.bench.lora_gradient:workload",
         "loss": "heterodox.bench.loss:workload",
         "optimizer": "heterodox.bench.optimizer:workload",
+        "output-layer": "heterodox.bench.output_layer:workload",
+        "regression-loss": "heterodox.bench.regression_loss:workload",
+        "soft-labels": "heterodox.bench.soft_labels:workload",
+        "text-similarity": "heterodox.bench.text_similarity:workload",
     },
 )
 
 COMPONENTS = {
+    "adaptation": Slot(
+        "adaptation",
+        {
+            "tent": "heterodox.learning.test_time:TentAdapter",
+            "bn": "heterodox.learning.test_time:BatchNormAdapter",
+            "nhl": "heterodox.learning.test_time:NeuroModulatedAdapter",
+            "nhl-before": "heterodox.bench.adaptation:nhl_before",
+        },
+    ),
     "attention": ATTENTION_FUNCTIONS
     | Slot(
         "attention",
@@ -43,6 +62,36 @@ COMPONENTS = {
             "soft": "heterodox.bench.attention_vision:soft",
             "soft++": "heterodox.bench.attention_vision:soft_plus_plus",
             "soft-cholesky": "heterodox.bench.attention_vision:soft_cholesky",
+        },
+    ),
+    "boosting": Slot("boosting", {"boosted-network": "heterodox.bench.boosting:boosted"}),
+    "generation": Slot(
+        "generation",
+        {
+            "whole-sequence": "heterodox.bench.generation:whole_sequence",
+            "cached": "heterodox.bench.generation:cached",
+        },
+    ),
+    "head": Slot(
+        "head",
+        {
+            "linear": "heterodox.bench.head:linear",
+            "fourier": "heterodox.bench.head:fourier",
+        },
+    ),
+    "hebbian-update": Slot(
+        "hebbian-update",
+        {
+            "unfolded": "heterodox.bench.adaptation:unfolded",
+            "convolutions": "heterodox.learning.hebbian:soft_hebbian_conv2d_update",
+        },
+    ),
+    "label-noise": Slot(
+        "label-noise",
+        {
+            "cross-entropy": "heterodox.bench.label_noise:cross_entropy",
+            "elr": "heterodox.losses.early_learning:EarlyLearningLoss",
+            "elr-float16": "heterodox.bench.label_noise:elr_float16",
         },
     ),
     "lora-gradient": Slot(
@@ -69,9 +118,42 @@ COMPONENTS = {
             "perp-grad": "heterodox.optim.slot:perp_grad",
         },
     ),
+    "output-layer": Slot(
+        "output-layer",
+        {
+            "linear": "heterodox.bench.output_layer:linear",
+            "factored-z-loss": "heterodox.bench.output_layer:factored_z_loss",
+        },
+    ),
+    "regression-loss": Slot(
+        "regression-loss",
+        {
+            "one-matrix-for-each-use": "heterodox.bench.regression_loss:one_matrix_for_each_use",
+            "shared": "heterodox.bench.regression_loss:shared",
+            "shared-16-blocks": "heterodox.bench.regression_loss:shared_small_blocks",
+            "mse": "heterodox.bench.regression_loss:mse",
+            "mse-and-hsic": "heterodox.bench.regression_loss:mse_and_hsic",
+        },
+    ),
+    "soft-labels": Slot(
+        "soft-labels",
+        {
+            "dense": "heterodox.bench.soft_labels:dense",
+            "compressed": "heterodox.bench.soft_labels:compressed",
+            "dense-weighted": "heterodox.bench.soft_labels:dense_weighted",
+        },
+    ),
+    "text-similarity": Slot(
+        "text-similarity",
+        {
+            "pair-by-pair": "heterodox.bench.text_similarity:pair_by_pair",
+            "at-once": "heterodox.bench.text_similarity:at_once",
+        },
+    ),
 }
 
 PEERS = {
+    "adaptation": Slot("against", {"tent-by-hand": "heterodox.bench.adaptation:TentByHand"}),
     "attention": Slot(
         "against",
         {
@@ -103,6 +185,19 @@ PEERS = {
             "linformer": "heterodox.bench.attention_vision:linformer",
         },
     ),
+    "boosting": Slot(
+        "against",
+        {"gbnn": "heterodox.bench.boosting:gbnn", "mlp": "heterodox.bench.boosting:mlp"},
+    ),
+    "generation": Slot(
+        "against",
+        {"transformers-generate": "heterodox.bench.generation:transformers_generate"},
+    ),
+    "head": Slot("against", {"fourier-every-wave": "heterodox.bench.head:EveryWave"}),
+    "hebbian-update": Slot("against", {}),
+    "label-noise": Slot(
+        "against", {"elr-list-of-indices": "heterodox.bench.label_noise:ListOfIndices"}
+    ),
     "lora-gradient": Slot(
         "against", {"sdpa-autograd": "heterodox.bench.lora_gradient:sdpa_autograd"}
     ),
@@ -110,6 +205,21 @@ PEERS = {
         "against", {"cross-entropy-compiled": "heterodox.bench.loss:cross_entropy_compiled"}
     ),
     "optimizer": Slot("against", {"perp-grad-loop": "heterodox.bench.optimizer:PerpGradLoop"}),
+    "output-layer": Slot(
+        "against",
+        {
+            "adaptive-softmax": "heterodox.bench.output_layer:adaptive_softmax",
+            "sampled-softmax-100": "heterodox.bench.output_layer:sampled_softmax_100",
+            "sampled-softmax-1000": "heterodox.bench.output_layer:sampled_softmax_1000",
+        },
+    ),
+    "regression-loss": Slot(
+        "against", {"geomloss-mmd": "heterodox.bench.regression_loss:geomloss_mmd"}
+    ),
+    "soft-labels": Slot(
+        "against", {"sum-of-products": "heterodox.bench.soft_labels:sum_of_products"}
+    ),
+    "text-similarity": Slot("against", {"nltk": "heterodox.bench.text_similarity:nltk"}),
 }
 
 # Peers of other packages: name -> the module to import, all of them in heterodox[bench].
@@ -120,21 +230,35 @@ PACKAGES = {
     "fla-delta-recurrent": "fla",
     "fla-delta-triton": "fla",
     "fla-linear": "fla",
+    "geomloss-mmd": "geomloss",
+    "gbnn": "gbnn",
     "linformer": "linformer",
+    "nltk": "nltk",
     "nystrom-attention": "nystrom_attention",
     "nystrom-attention-residual": "nystrom_attention",
     "performer-pytorch": "performer_pytorch",
+    "transformers-generate": "transformers",
     "x-transformers": "x_transformers",
     "x-transformers-sigmoid": "x_transformers",
 }
 
 SIZES = {
+    "adaptation": ("50", "200"),
     "attention": ("256", "1024", "2048", "8192", "16384"),
     "attention-svm": ("6x8x10", "15x15x20"),
     "attention-vision": ("196", "784", "3136"),
+    "boosting": ("40", "200"),
+    "generation": ("1x96", "32x96"),
+    "head": ("512x32x50x12", "512x64x256x32", "64x384x4096x550", "512x384x4096x550"),
+    "hebbian-update": ("200x3x32x16", "200x16x32x32"),
+    "label-noise": ("128x10", "128x100"),
     "lora-gradient": ("1024", "4096", "16384"),
     "loss": ("4096x10", "4096x113", "1024x32000"),
     "optimizer": ("20x1000000", "mlp", "transformer"),
+    "output-layer": ("2000x128", "20000x128", "200000x128", "800000x128"),
+    "regression-loss": ("128", "512", "1024", "4096"),
+    "soft-labels": ("4096x10", "1024x1000", "256x10000"),
+    "text-similarity": ("30x48", "128x96"),
 }
 
 _EXPORTS = {

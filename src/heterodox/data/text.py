@@ -1,6 +1,7 @@
-"""Text for language modelling: embedded, downloaded or the user's own file, as bytes or characters.
+"""Text for language modelling: embedded, downloaded or the user's own file, as bytes, characters or
+words.
 
-Losses of the two tokenisations are compared in nats per byte of UTF-8:
+Losses of different tokenisations are compared in nats per byte of UTF-8:
 
     nats per byte = (sum of the tokens' losses in nats) / (sum of the tokens' bytes)
 """
@@ -20,6 +21,9 @@ from torch import Tensor
 from heterodox.data.download import fetch
 from heterodox.data.errors import DataError
 from heterodox.data.registry import datasets, near
+from heterodox.data.words import number_words, split_words
+
+Tokens = Literal["byte", "char", "word"]
 
 STDLIB_BYTES = 4_000_000  # enough for a small model, and every run reads the same modules
 
@@ -29,16 +33,17 @@ class EncodedText:
     """A text as tokens.
 
     Attributes:
-        kind: "byte" or "char".
+        kind: "byte", "char" or "word".
         train, validation: the tokens.
         test: the same, or None where the text has no test part of its own.
-        vocabulary: what each token stands for: single bytes, or characters of the training text in
-            order, followed by None if the other parts hold characters that the training text lacks.
-        token_bytes: how many bytes of UTF-8 each token stands for; for the unknown character the
-            mean over its occurrences, so that the sum over a whole text stays exact.
+        vocabulary: what each token stands for: single bytes; characters of the training text in
+            order; or its words, the most frequent first. Then None if there are characters or
+            words besides.
+        token_bytes: how many bytes of UTF-8 each token stands for; for None the mean over its
+            occurrences outside the training text, so that the sum over that text stays exact.
     """
 
-    kind: Literal["byte", "char"]
+    kind: Tokens
     train: Int64[Tensor, "train_length"]
     validation: Int64[Tensor, "validation_length"]
     test: Int64[Tensor, "test_length"] | None
@@ -85,6 +90,7 @@ class TextData:
         test: the official test part, or None.
         sha256: of the parts' UTF-8, one after the other; tells which text a result is about.
         description: where the text comes from, in a line.
+        separated: whether its words stand between white space already; see `split_words`.
     """
 
     name: str
@@ -93,12 +99,14 @@ class TextData:
     test: str | None
     sha256: str
     description: str
+    separated: bool = False
 
-    def require_length(self, characters: int) -> None:
+    def require_length(self, tokens: int, kind: Tokens = "char") -> None:
         """Check that the training and the validation part can be cut into windows.
 
         Args:
-            characters: the least that each part must hold, for example context length + 1.
+            tokens: the least that each part must hold, for example context length + 1.
+            kind: of tokens. A byte is counted as a character, since a part has at least as many.
 
         Raises:
             ValueError: one of them is shorter; the message names `data`.
@@ -107,32 +115,40 @@ class TextData:
             >>> load_text("python-docs").require_length(1025)
         """
         for part, text in (("training", self.train), ("validation", self.validation)):
-            if len(text) < characters:
+            words = kind == "word"
+            count = len(split_words(text, self.separated)) if words else len(text)
+            if count < tokens:
                 raise ValueError(
-                    f"data: {self.name!r} has {len(text)} characters for {part}, "
-                    f"at least {characters} expected"
+                    f"data: {self.name!r} has {count} {'words' if words else 'characters'} for "
+                    f"{part}, at least {tokens} expected"
                 )
 
-    def encode(self, kind: Literal["byte", "char"] = "byte") -> EncodedText:
-        """The text as tokens: its bytes of UTF-8, or its characters.
+    def encode(self, kind: Tokens = "byte", vocabulary: int | None = None) -> EncodedText:
+        """The text as tokens: its bytes of UTF-8, its characters or its words.
 
         Args:
             kind: "byte" for a vocabulary of 256, the same for every text; "char" for the characters
-                of the training part, and one token for all those that only other parts hold.
+                of the training part, and one token for all those that only other parts hold; "word"
+                for the training part's words, see `split_words`, and one token for all others.
+            vocabulary: with "word", how many of the most frequent words are told apart; None: all.
 
         Raises:
-            ValueError: `kind` is something else.
+            ValueError: `kind` is something else, or `vocabulary` is not positive, or given to
+                tokens that are no words.
 
         Example:
             >>> encoded = load_text("python-docs").encode("char")
             >>> encoded.kind, encoded.train.dtype
             ('char', torch.int64)
         """
+        if kind not in ("byte", "char", "word"):
+            raise ValueError(f"kind: {kind!r} given, 'byte', 'char' or 'word' expected")
+        if vocabulary is not None and (kind != "word" or vocabulary < 1):
+            expected = "a positive number" if kind == "word" else f"None with tokens {kind!r}"
+            raise ValueError(f"vocabulary: {vocabulary} given, {expected} expected")
         if kind == "byte":
             return self._encode_bytes()
-        if kind == "char":
-            return self._encode_characters()
-        raise ValueError(f"kind: {kind!r} given, 'byte' or 'char' expected")
+        return self._encode_characters() if kind == "char" else self._encode_words(vocabulary)
 
     def _encode_bytes(self) -> EncodedText:
         def tokens(text: str) -> Tensor:
@@ -173,6 +189,19 @@ class TextData:
             ),
         )
 
+    def _encode_words(self, limit: int | None) -> EncodedText:
+        texts = [self.train, self.validation, *([] if self.test is None else [self.test])]
+        words = [split_words(text, self.separated) for text in texts]
+        (train, validation, *test), vocabulary, token_bytes = number_words(words, limit)
+        return EncodedText(
+            kind="word",
+            train=train,
+            validation=validation,
+            test=test[0] if test else None,
+            vocabulary=vocabulary,
+            token_bytes=token_bytes,
+        )
+
 
 def load_text(data: str | Path) -> TextData:
     """A text by name, or the user's own file in UTF-8.
@@ -180,7 +209,8 @@ def load_text(data: str | Path) -> TextData:
     Args:
         data: "python-docs" or "python-stdlib" (with every Python; they differ between versions),
             "tinyshakespeare" or "ptb" (downloaded), or the path of a file.
-            A name goes before a file of the same name; write `./ptb` for the file.
+            A name goes before a file of the same name, unless it is a `Path`; write `./ptb` for
+            the file.
 
     Raises:
         ValueError: `data` is neither a name nor a file, is a folder, is empty or is not UTF-8.
@@ -192,8 +222,9 @@ def load_text(data: str | Path) -> TextData:
         True
     """
     entries = {entry.name: entry for entry in datasets("text")}
-    if data not in entries:
-        path = Path(data)
+    path = Path(data)
+    # A command line makes a Path of every name.
+    if str(data) not in entries or (isinstance(data, Path) and path.exists()):
         return _cut(str(data), _read_file(path), description=f"file {path.name}")
     entry = entries[str(data)]
     if entry.name == "python-docs":
@@ -211,6 +242,7 @@ def load_text(data: str | Path) -> TextData:
         test=test,
         sha256=hashlib.sha256("".join(parts).encode("utf-8")).hexdigest(),
         description=entry.title,
+        separated=entry.name == "ptb",
     )
 
 

@@ -16,7 +16,7 @@ Training takes T fits of O(n p J) an iteration, prediction one product of (n × 
 import copy
 import math
 from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ from heterodox.learning.boosting_losses import BinaryLoss, BoostingLoss, boostin
 from heterodox.learning.boosting_piece import ACTIVATIONS, Activation, Piece, fit_piece
 
 __all__ = ["BoostedNetworkClassifier", "BoostedNetworkRegressor", "boosting_loss"]
+
+Network = TypeVar("Network", bound="_BoostedNetwork")
 
 MODULES = {"logistic": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -73,7 +75,7 @@ class _BoostedNetwork(BaseEstimator):
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def _boost(self, X: np.ndarray, y: np.ndarray) -> Self:
+    def _boost(self: Network, X: np.ndarray, y: np.ndarray) -> Network:
         """Grows the pieces; y is in the coding of the loss."""
         random = check_random_state(self.random_state)
         loss, shape = self._loss, y.shape
@@ -157,7 +159,7 @@ class _BoostedNetwork(BaseEstimator):
             F = F + scale * piece.predict(X, self.activation)
             yield F.reshape(len(X), *self.initial_prediction_.shape)
 
-    def truncate(self, n_steps: int) -> Self:
+    def truncate(self: Network, n_steps: int) -> Network:
         """A fitted copy that keeps the first `n_steps` pieces.
 
         Raises:
@@ -270,7 +272,7 @@ class BoostedNetworkClassifier(ClassifierMixin, _BoostedNetwork):
         (True, True)
     """
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any) -> "BoostedNetworkClassifier":
         """Grows the network on X, (samples, features), and labels y, (samples,).
 
         Raises:
@@ -344,7 +346,7 @@ class BoostedNetworkRegressor(MultiOutputMixin, RegressorMixin, _BoostedNetwork)
         True
     """
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any) -> "BoostedNetworkRegressor":
         """Grows the network on X, (samples, features), and y, (samples,) or (samples, targets).
 
         Raises:

@@ -1,25 +1,30 @@
-"""Language: a decoder learns to predict the next byte or character of a real text.
+"""Language: a decoder learns to predict the next byte, character or word of a real text.
 
 The model is the pre-norm transformer of `heterodox.models.transformer`; sizes stand in `SETTINGS`.
 Losses are natural logarithms: nats per token, and nats per byte of UTF-8, which compares bytes with
-characters.
+characters. Over many thousand words the output layer may be a factored one.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heterodox.data.text import EncodedText, TextData, load_text
+from heterodox.data.text import EncodedText, TextData, Tokens, load_text
 from heterodox.experiment.measurement import Curve, Measurement
 from heterodox.experiment.scale import Scale
 from heterodox.layers import NORMS
 from heterodox.losses import LOSSES
+from heterodox.models.factored_output import (
+    FactoredOutput,
+    FromStatistics,
+    check_output,
+    with_factored_output,
+)
 from heterodox.models.transformer import (
     AttentionFactory,
     DecoderLM,
@@ -29,12 +34,22 @@ from heterodox.models.transformer import (
     try_attention,
 )
 from heterodox.optim import OPTIMIZERS, SCHEDULES
+from heterodox.tasks.likelihood import (
+    calibrate,
+    likelihood_of,
+    likelihood_of_output,
+    top_error,
+    window_loss,
+)
 from heterodox.tasks.task import chosen, described
 from heterodox.training.batches import RandomWindows
 from heterodox.training.devices import fabric_on
 from heterodox.training.history import History
 from heterodox.training.loop import fit
 from heterodox.training.seeding import derived_seed, generator_for, seeded
+
+OUTPUTS_AT_ONCE = 2**24
+TOP = (1, 10)  # errors of words that are read
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,9 @@ class LanguageSettings:
         learning_rate, warmup_steps: peak of the schedule, and the steps to reach it.
         weight_decay: of the optimizer.
         clip: largest norm of the gradient; None does not clip.
-        tokens: "byte" or "char".
+        tokens: "byte", "char" or "word".
+        vocabulary: with words, how many of the most frequent are told apart; None: all.
+        output_rate: learning rate of a factored output layer, which follows the same schedule.
         evaluate_lengths: multiples of `length` at which the trained model is evaluated.
         evaluation_windows: windows of validation text at the longest of these lengths; the shorter
             lengths cut the same text into more windows.
@@ -66,7 +83,9 @@ class LanguageSettings:
     warmup_steps: int
     weight_decay: float = 0.0
     clip: float | None = 1.0
-    tokens: Literal["byte", "char"] = "char"
+    tokens: Tokens = "char"
+    vocabulary: int | None = None
+    output_rate: float = 20.0
     evaluate_lengths: tuple[int, ...] = (1, 2, 4, 8)
     evaluation_windows: int = 16
     evaluations: int = 10
@@ -77,7 +96,8 @@ class LanguageSettings:
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "evaluation_windows", "evaluations"):
+        positive = ("steps", "batch_size", "learning_rate", "output_rate", "evaluation_windows")
+        for name in (*positive, "evaluations"):
             given = getattr(self, name)
             if not given > 0:
                 raise ValueError(f"{name}: {given} given, a positive number expected")
@@ -85,8 +105,13 @@ class LanguageSettings:
             raise ValueError(
                 f"evaluate_lengths: {self.evaluate_lengths} given, multiples from 1 on expected"
             )
-        if self.tokens not in ("byte", "char"):
-            raise ValueError(f"tokens: {self.tokens!r} given, 'byte' or 'char' expected")
+        if self.tokens not in ("byte", "char", "word"):
+            raise ValueError(f"tokens: {self.tokens!r} given, 'byte', 'char' or 'word' expected")
+        if self.vocabulary is not None and (self.tokens != "word" or self.vocabulary < 1):
+            raise ValueError(
+                f"vocabulary: {self.vocabulary} given, a positive number of words, or None with "
+                "other tokens, expected"
+            )
 
 
 SETTINGS: dict[Scale, LanguageSettings] = {
@@ -145,7 +170,7 @@ class TrainedLanguage:
         nll: from (logits, targets) to the loss that is evaluated.
     """
 
-    model: DecoderLM
+    model: DecoderLM | FactoredOutput
     text: EncodedText
     settings: LanguageSettings
     history: History
@@ -185,17 +210,25 @@ class TrainedLanguage:
             )
         training = self.model.training
         self.model.eval()
-        at_once = self.settings.batch_size * self.settings.length
-        loss = window_loss(self.model, tokens, length, self.nll, at_once)
+        loss = window_loss(self.model, tokens, length, self.nll, _at_once(self.text, self.settings))
         self.model.train(training)
         return loss
+
+    def top_error(self, k: int) -> float:
+        """Share of the validation tokens [%], in windows of the training length, that are not among
+        the k largest outputs; NaN if training diverged."""
+        if self.history.diverged:
+            return math.nan
+        tokens, length = _validation(self.text, self.settings), self.settings.length
+        at_once, error = _at_once(self.text, self.settings), partial(top_error, k=k)
+        return 100 * window_loss(self.model, tokens, length, error, at_once)
 
     def measurement(self) -> Measurement:
         """The metric, validation loss in nats per byte, and what else the run has shown.
 
         Readings: "loss at 2x" and so on, in nats per byte like the metric; "rise at 2x", the
-        difference to the loss at the training length; "nats per token"; and "attention norm", the
-        mean over layers at initialisation.
+        difference to the loss at the training length; "nats per token"; "attention norm", the
+        mean over layers at initialisation; and for words "top-1 error" and "top-10 error" [%].
         """
         per_byte = {m: loss / self.bytes_per_token for m, loss in self.losses.items()}
         beyond = [multiple for multiple in per_byte if multiple != 1]
@@ -203,6 +236,8 @@ class TrainedLanguage:
         readings |= {f"rise at {m}x": per_byte[m] - per_byte[1] for m in beyond}
         readings["nats per token"] = self.validation_loss
         readings["attention norm"] = sum(self.attention_norms) / len(self.attention_norms)
+        if self.text.kind == "word":
+            readings |= {f"top-{k} error": self.top_error(k) for k in TOP}
         curves: dict[str, Curve] = {
             "training loss [nats/token]": self.history.loss,
             "validation loss [nats/token]": self.history.evaluations.get("validation loss", []),
@@ -217,6 +252,7 @@ def train(
     position: str = "rotary",
     norm: str | Callable[[int], nn.Module] = "layer",
     loss: str | Callable[..., Tensor] = "cross-entropy",
+    output: str | FromStatistics = "linear",
     optimizer: str | Callable[..., Any] = "adamw",
     schedule: str | Callable[..., Any] = "cosine",
     data: str | Path | TextData = "python-docs",
@@ -232,6 +268,9 @@ def train(
         attention: see `DecoderLM`.
         norm, loss, optimizer, schedule: a name of the slot, or a callable with the call that the
             slot's module documents.
+        output: "linear", trained with `loss`; or a name of `OUTPUTS`, a spherical loss of its own,
+            or one from statistics: then the output layer is a `FactoredSphericalLinear`, whose
+            steps of SGD do not get slower with the number of words.
         position: "rotary", "alibi", "learned" or "none". Learned positions are evaluated at the
             training length only.
         data: see `heterodox.data.load_text`; or a text already loaded.
@@ -242,8 +281,8 @@ def train(
         checkpoint: see `heterodox.training.fit`; removed by the caller.
         progress: show a bar on a terminal.
 
-    The validation loss is the negative log-likelihood of the distribution that the loss trains:
-    that of StableMax with the stablemax loss, that of softmax otherwise.
+    The validation loss is the negative log-likelihood of the distribution that the loss trains;
+    see `heterodox.tasks.likelihood` for losses that train none.
 
     Raises:
         ValueError: unknown names, sizes that do not fit, or a text too short for the context.
@@ -261,6 +300,7 @@ def train(
         position=position,
         norm=norm,
         loss=loss,
+        output=output,
         optimizer=optimizer,
         schedule=schedule,
         data=source,
@@ -270,7 +310,8 @@ def train(
     make_optimizer, make_schedule = chosen(OPTIMIZERS, optimizer), chosen(SCHEDULES, schedule)
     fabric = fabric_on(device, settings.precision)
     multiples = _multiples(position, settings)
-    text = source.encode(settings.tokens)
+    text = source.encode(settings.tokens, settings.vocabulary)
+    model: DecoderLM | FactoredOutput
 
     with seeded(derived_seed(seed, "initialisation")):
         model = DecoderLM(
@@ -289,13 +330,26 @@ def train(
         )
     validation = _validation(text, settings)
     attention_norms = model.attention_norms(validation[: settings.length][None])
-    nll = _likelihood(make_loss)
-    steps, at_once = settings.steps, settings.batch_size * settings.length
+    nll = likelihood_of(loss)
+    if output != "linear":
+        if fabric.world_size > 1:
+            raise ValueError(f"device: {device!r} given, one device for output {output!r} expected")
+        nll = likelihood_of_output(output)
+        with seeded(derived_seed(seed, "output")):
+            model = with_factored_output(model, output, settings.output_rate)
+    steps, at_once = settings.steps, _at_once(text, settings)
     descent = make_optimizer(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
+    if isinstance(model, FactoredOutput):
+        model.output.follow(descent)
+
+    def mean_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        factored = output != "linear"
+        return model(*batch) if factored else token_losses(model, *batch, make_loss)
 
     def validate(model: nn.Module) -> dict[str, float]:
+        calibrate(nll, model, text.train, settings.length)
         loss_now = window_loss(model, validation, settings.length, nll, at_once)
         return {"validation loss": loss_now}
 
@@ -305,7 +359,7 @@ def train(
         RandomWindows(
             text.train, settings.length, settings.batch_size, generator_for(seed, "windows")
         ),
-        lambda model, batch: token_losses(model, batch[0], batch[1], make_loss),
+        mean_loss,
         steps=steps,
         scheduler=make_schedule(descent, steps, settings.warmup_steps),
         clip=settings.clip,
@@ -318,6 +372,7 @@ def train(
             position=position,
             norm=norm,
             loss=loss,
+            output=output,
             optimizer=optimizer,
             schedule=schedule,
             data=source.sha256,
@@ -329,6 +384,8 @@ def train(
         progress=progress,
     )
     model.eval()
+    if not history.diverged:
+        calibrate(nll, model, text.train, settings.length)
     losses = {
         multiple: math.nan
         if history.diverged
@@ -344,6 +401,7 @@ def check(
     position: str = "rotary",
     norm: str | Callable[[int], nn.Module] = "layer",
     loss: str | Callable[..., Tensor] = "cross-entropy",
+    output: str | FromStatistics = "linear",
     optimizer: str | Callable[..., Any] = "adamw",
     schedule: str | Callable[..., Any] = "cosine",
     data: str | Path | TextData = "python-docs",
@@ -364,8 +422,13 @@ def check(
     )
     with seeded(0):
         try_attention(factories, settings.width, settings.heads, settings.length, position)
+    if output != "linear":
+        check_output(output, settings.precision)
+        if loss != "cross-entropy":
+            raise ValueError(f"loss: {loss!r} given, none expected: output {output!r} has its own")
     source = data if isinstance(data, TextData) else load_text(data)
-    source.require_length(settings.length * max(_multiples(position, settings)) + 1)
+    longest = settings.length * max(_multiples(position, settings))
+    source.require_length(longest + 1, settings.tokens)
     return source.sha256
 
 
@@ -374,27 +437,9 @@ def _multiples(position: str, settings: LanguageSettings) -> tuple[int, ...]:
     return (1,) if position == "learned" else settings.evaluate_lengths
 
 
-@torch.no_grad()
-def window_loss(
-    model: nn.Module,
-    tokens: Tensor,
-    length: int,
-    loss: Callable[..., Tensor],
-    tokens_at_once: int,
-) -> float:
-    """Mean loss over the targets of `tokens`, cut into windows of `length` side by side.
-
-    What does not fill a window is left out at the end. Each target is predicted once.
-    """
-    device = next(model.parameters()).device
-    count = (len(tokens) - 1) // length
-    inputs = tokens[: count * length].view(count, length)
-    targets = tokens[1 : count * length + 1].view(count, length)
-    rows = max(1, tokens_at_once // length)
-    total = 0.0
-    for x, y in zip(inputs.split(rows), targets.split(rows), strict=True):
-        total += token_losses(model, x.to(device), y.to(device), loss).item() * len(x)
-    return total / count
+def _at_once(text: EncodedText, settings: LanguageSettings) -> int:
+    """Tokens to evaluate at once: as in training, or fewer so that their outputs stay small."""
+    return min(settings.batch_size * settings.length, OUTPUTS_AT_ONCE // text.vocabulary_size)
 
 
 def _validation(text: EncodedText, settings: LanguageSettings) -> Tensor:
@@ -402,8 +447,3 @@ def _validation(text: EncodedText, settings: LanguageSettings) -> Tensor:
     longest = settings.length * max(settings.evaluate_lengths)
     windows = min(settings.evaluation_windows, max(1, (len(text.validation) - 1) // longest))
     return text.validation[: windows * longest + 1]
-
-
-def _likelihood(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The negative log-likelihood under the distribution that `loss` trains."""
-    return loss if loss is LOSSES["stablemax"] else F.cross_entropy

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from heterodox.slots import lazy_exports
 
 if TYPE_CHECKING:
-    from heterodox.training.batches import RandomWindows, Shuffled
+    from heterodox.training.batches import Indexed, RandomWindows, Shuffled
     from heterodox.training.checkpoint import load_checkpoint, save_checkpoint
     from heterodox.training.devices import fabric_on
     from heterodox.training.history import History
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _EXPORTS = {
     "History": "heterodox.training.history",
+    "Indexed": "heterodox.training.batches",
     "RandomWindows": "heterodox.training.batches",
     "Shuffled": "heterodox.training.batches",
     "fabric_on": "heterodox.training.devices",
@@ -28,6 +29,7 @@ _EXPORTS = {
 
 __all__ = [
     "History",
+    "Indexed",
     "RandomWindows",
     "Shuffled",
     "fabric_on",

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Int, Integer
 from torch import Tensor
+from torch.utils.data import Dataset
 
 
 @runtime_checkable
@@ -76,6 +77,32 @@ class RandomWindows:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"])
+
+
+class Indexed(Dataset[tuple[Any, ...]]):
+    """A data set whose examples end with their index, for losses and labels kept for each example.
+
+    With tensors, `Shuffled((x, y, torch.arange(len(x))), ...)` does the same.
+
+    Args:
+        dataset: any with a length and places from 0; its examples are tuples.
+
+    Example:
+        >>> pairs = [(torch.zeros(2), 0), (torch.ones(2), 1)]
+        >>> loader = torch.utils.data.DataLoader(Indexed(pairs), batch_size=2)
+        >>> next(iter(loader))
+        [tensor([[0., 0.],
+                [1., 1.]]), tensor([0, 1]), tensor([0, 1])]
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        return (*self.dataset[index], index)
 
 
 class Shuffled:

@@ -62,7 +62,8 @@ def fit(
         progress: show a bar on a terminal, if nobody listens to the reports.
 
     Returns:
-        The history. A loss that is not finite ends the run with `diverged=True`, without exception.
+        The history. A loss that is not finite, or a step of the optimizer that raises
+        FloatingPointError, ends the run with `diverged=True`, without exception.
 
     Resuming is exact, to the bit, on one device. With several, dropout draws anew after resuming.
 
@@ -186,7 +187,10 @@ def fit(
             fabric.backward(value)
             if clip is not None:
                 fabric.clip_gradients(wrapped, stepper, max_norm=clip, error_if_nonfinite=False)
-            stepper.step()
+            try:
+                stepper.step()
+            except FloatingPointError:
+                history.diverged = True
             optimizer.zero_grad()
             if scheduler is not None:
                 scheduler.step()
