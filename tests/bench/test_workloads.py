@@ -8,24 +8,38 @@ import torch.nn.functional as F
 
 from heterodox.attention import sigmoid_attention
 from heterodox.bench import BENCHES, COMPONENTS, PACKAGES, PEERS, SIZES
+from heterodox.bench import adaptation as adaptation_bench
 from heterodox.bench import attention as attention_bench
 from heterodox.bench import attention_vision as vision_bench
+from heterodox.bench import head as head_bench
 from heterodox.bench import lora_gradient as lora_bench
 from heterodox.bench import loss as loss_bench
 from heterodox.bench import optimizer as optimizer_bench
+from heterodox.bench import output_layer as output_bench
 from heterodox.bench.contestants import chosen_peers, contestant
 from heterodox.bench.memory import peak_above_inputs
 from heterodox.bench.workload import Case
-from heterodox.losses import stablemax_cross_entropy
+from heterodox.losses import FactoredSphericalLinear, stablemax_cross_entropy
+from heterodox.losses.z_loss import z_loss
 from heterodox.optim import project_orthogonal
 
 TINY = {
+    "adaptation": "3",
     "attention": "64",
     "attention-svm": "2x3x4",
     "attention-vision": "49",
+    "generation": "2x4",
+    "head": "8x6x10x4",
+    "hebbian-update": "2x1x5x3",
+    "label-noise": "4x3",
     "lora-gradient": "32",
     "loss": "8x5",
     "optimizer": "3x4",
+    "output-layer": "60x4",
+    "physical": "8x5x3",
+    "regression-loss": "8",
+    "soft-labels": "6x8",
+    "text-similarity": "3x6",
 }
 
 NEEDS_X_TRANSFORMERS = "needs x-transformers"
@@ -154,6 +168,15 @@ def test_gradients_of_an_adapter_are_the_same_by_every_method():
             assert (found - truth).abs().max() <= tolerance * truth.abs().max()
 
 
+@pytest.mark.parametrize(("bins", "frequencies"), [(20, 7), (90, 70)])
+def test_fourier_heads_with_the_same_weights_agree(bins, frequencies):
+    x = torch.randn(5, 6, dtype=torch.float64)
+    ours = head_bench.fourier(6, bins, frequencies).double()
+    every_wave = head_bench.EveryWave(6, bins, frequencies).double()
+    every_wave.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(ours(x), every_wave(x), rtol=1e-6, atol=1e-6)
+
+
 def test_svm_solvers_agree():
     pytest.importorskip("cvxpy", reason="needs cvxpy")
     for norm in ("frobenius", "nuclear"):
@@ -173,6 +196,38 @@ def test_loss_variants_compute_the_same_loss():
     single = loss_bench.prepare(loss_bench.stablemax_float32, case, "cpu")()
     assert double.item() == pytest.approx(single.item(), rel=1e-5)
     assert double.item() != single.item()
+
+
+def test_losses_of_the_bottleneck_compute_the_same_gradients():
+    case = Case("40", "forward and backward")
+    names = ("one-matrix-for-each-use", "shared", "shared-16-blocks")
+    expected, *others = (
+        BENCHES["regression-loss"]().prepare(contestant("regression-loss", name), case, "cpu")()
+        for name in names
+    )
+    for gradients in others:
+        for found, truth in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(found, truth, rtol=1e-3, atol=1e-6)
+
+
+def test_losses_for_noisy_labels_take_the_same_steps():
+    case, values = Case("8x3", "step"), {}
+    for name in ("elr", "elr-list-of-indices", "elr-float16"):
+        torch.manual_seed(0)
+        step = BENCHES["label-noise"]().prepare(contestant("label-noise", name), case, "cpu")
+        values[name] = torch.stack([step() for _ in range(3)])
+    torch.testing.assert_close(values["elr-list-of-indices"], values["elr"])
+    torch.testing.assert_close(values["elr-float16"], values["elr"], rtol=1e-2, atol=1e-2)
+
+
+def test_losses_of_soft_labels_are_the_same():
+    case = Case("12x40", "forward and backward")
+    gradients = [
+        BENCHES["soft-labels"]().prepare(contestant("soft-labels", name), case, "cpu")()[0]
+        for name in ("dense", "dense-weighted", "compressed", "sum-of-products")
+    ]
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0])
 
 
 def test_the_loop_projects_every_gradient_as_perp_grad_does():
@@ -216,18 +271,61 @@ def test_the_models_of_the_optimizer_are_what_they_are_called():
         ("attention-vision", "196x"),
         ("attention-vision", "50"),
         ("attention-vision", "64"),
+        ("head", "512x32x50"),
+        ("head", "512x32x1x12"),
+        ("label-noise", "128"),
+        ("soft-labels", "1024x0"),
+        ("generation", "32"),
+        ("text-similarity", "0x96"),
         ("lora-gradient", "0"),
         ("attention-svm", "6x8"),
         ("loss", "10"),
         ("loss", "4x"),
         ("loss", "0x10"),
         ("optimizer", "resnet"),
+        ("physical", "206x20"),
+        ("physical", "206x20x1"),
+        ("regression-loss", "1"),
+        ("regression-loss", "4x4"),
         ("optimizer", "0x10"),
+        ("output-layer", "2000"),
     ],
 )
 def test_an_unknown_size_is_named(slot, size):
     with pytest.raises(ValueError, match=f"^sizes: '{size}' given, "):
         BENCHES[slot]().cases([size])
+
+
+def test_output_layers_return_the_gradient_and_update_their_weight():
+    """The second step's gradient is that of a dense weight after one step of SGD."""
+    case = Case("60x4", "step")
+    dense_losses = {
+        "linear": F.cross_entropy,
+        "factored-z-loss": lambda o, y: z_loss(o, y, 0.1, 20.0),
+    }
+    for name, loss in dense_losses.items():
+        torch.manual_seed(0)
+        step = output_bench.prepare(contestant("output-layer", name), case, "cpu")
+        torch.manual_seed(0)
+        weight = (
+            torch.nn.Linear(4, 60, bias=False).weight
+            if name == "linear"
+            else FactoredSphericalLinear(4, 60, 0.1).weight.requires_grad_()
+        )
+        hidden, target = output_bench.batch(4, 60, seed=0)
+        hidden.requires_grad_()
+        for _ in range(2):
+            gradients = torch.autograd.grad(loss(hidden @ weight.T, target), (hidden, weight))
+            weight = (weight - output_bench.LEARNING_RATE * gradients[1]).detach().requires_grad_()
+            torch.testing.assert_close(step(), gradients[0], rtol=1e-3, atol=1e-6)
+
+
+def test_targets_of_output_layers_are_log_uniform():
+    targets = torch.cat([output_bench.batch(1, 999, seed)[1] for seed in range(200)])
+    assert targets.min() == 0 and targets.max() <= 998
+    for below in (1, 9, 99):
+        share = (targets < below).double().mean().item()
+        assert share == pytest.approx(math.log(below + 1) / math.log(1000), abs=0.02)
 
 
 @pytest.mark.parametrize("given", ["dense", "softmax", ""])
@@ -259,3 +357,62 @@ def test_peak_memory_is_that_of_the_matrices_that_are_stored():
     blocked = peak_above_inputs("attention", "softmax", case, "cpu", 1)
     output = 8 * 1024 * 64 * 4
     assert 0.9 * output < blocked < 0.25 * matrix
+
+
+def test_tent_by_hand_is_our_tent():
+    case = Case("4", "step")
+    ours, theirs = (
+        adaptation_bench.prepare_adapter(contestant("adaptation", name), case, "cpu")
+        for name in ("tent", "tent-by-hand")
+    )
+    for _ in range(3):
+        torch.testing.assert_close(ours(), theirs().detach(), rtol=1e-3, atol=1e-3)
+
+
+def test_unfolded_and_convolved_updates_are_equal():
+    case = Case("3x2x6x4", "forward")
+    updates = [
+        adaptation_bench.prepare_update(contestant("hebbian-update", name), case, "cpu")()
+        for name in COMPONENTS["hebbian-update"]
+    ]
+    torch.testing.assert_close(*updates)
+
+
+@pytest.mark.parametrize("rule", ["greedy", "beam 5"])
+def test_with_and_without_a_cache_the_same_is_generated(rule):
+    case = Case("2x9", rule)
+    cached, whole = (
+        BENCHES["generation"]().prepare(contestant("generation", name), case, "cpu")()
+        for name in ("cached", "whole-sequence")
+    )
+    assert cached.shape == (2, 9) and torch.equal(cached, whole)
+
+
+@pytest.mark.parametrize("measure", ["self-BLEU", "chrF of all pairs"])
+def test_similarities_at_once_are_those_pair_by_pair(measure):
+    case = Case("6x20", measure)
+    names = ("at-once", "pair-by-pair", *chosen_peers("text-similarity", None))
+    first, *others = (
+        BENCHES["text-similarity"]().prepare(contestant("text-similarity", name), case, "cpu")()
+        for name in names
+    )
+    for other in others:
+        torch.testing.assert_close(first.double(), other.double(), rtol=1e-5, atol=1e-6)
+
+
+def test_physical_contestants_train_alike():
+    x = torch.rand(12, 5, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(12) % 2  # one label is wrong, so that nothing is drawn
+    losses = {}
+    for name in COMPONENTS["physical"]:
+        trained = {}
+        make = contestant("physical", name)
+
+        def keep(network, make=make, trained=trained):
+            trained["call"] = make(network)
+            return trained["call"]
+
+        BENCHES["physical"]().prepare(keep, Case("12x5x2", "step"), "cpu")
+        losses[name] = [torch.as_tensor(trained["call"](x, y)).flatten() for _ in range(3)]
+    for one, other in zip(*losses.values(), strict=True):
+        torch.testing.assert_close(one, other)

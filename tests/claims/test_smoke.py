@@ -24,6 +24,7 @@ PAPERS = [paper.id for paper in load_catalog().values() if paper.available]
 NOT_FINITE = {
     "perp_grad_is_faster_than_weight_decay": "infinite if the epoch never comes",
     "collapse_comes_earlier_with_fewer_bits": "infinite if the epoch never comes",
+    "time_to_the_same_error": "infinite if the error is never reached",
     "plain_training_only_scales_the_weights": "undefined if the training set is never fitted",
 }
 

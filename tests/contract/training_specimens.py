@@ -5,11 +5,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from tests.contract.specimen import Draw, Specimen
+from tests.contract.specimen import Bad, Draw, Specimen
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 STABLEMAX = "heterodox.losses.stablemax"
+Z_LOSS = "heterodox.losses.z_loss"
 PERP_GRAD = "heterodox.optim.perp_grad"
 GROKKING = "heterodox.probes.grokking"
 
@@ -22,6 +23,14 @@ def logits(draw: Draw) -> tuple[Tensor]:
 
 def logits_and_labels(draw: Draw) -> tuple[Tensor, ...]:
     return *logits(draw), draw.below(CLASSES, draw.batch)
+
+
+def hidden_and_labels(draw: Draw) -> tuple[Tensor, ...]:
+    return draw.normal(draw.batch, draw.width), draw.below(CLASSES, draw.batch)
+
+
+def stacked_statistics(statistics: Any, x: Tensor, labels: Tensor) -> Tensor:
+    return torch.stack(statistics(x, labels), -1)
 
 
 def weight_and_gradient(draw: Draw) -> tuple[Tensor, ...]:
@@ -73,8 +82,75 @@ OPTIMIZER = {
     "shape types": "an optimizer takes parameters of any kind",
 }
 NO_GRADIENT = {"backward": "a measurement, not a term of a loss"}
+FACTORED = {"bfloat16": "the factors need float32: hidden rows in bfloat16 are computed in it"}
+OF_TARGETS: tuple[Bad, ...] = (
+    ("input", lambda c, x: c(x[0].sum(), x[1])),
+    ("target", lambda c, x: c(x[0], x[1][:1])),
+    ("target", lambda c, x: c(x[0], x[1] + CLASSES)),
+    ("target", lambda c, x: c(x[0], x[1] - CLASSES)),
+    ("target", lambda c, x: c(x[0], x[1].double())),
+)
+OF_LOSS: tuple[Bad, ...] = (
+    *OF_TARGETS,
+    ("reduction", lambda c, x: c(*x, reduction="average")),
+)
 
 SPECIMENS = (
+    Specimen(
+        f"{Z_LOSS}:z_loss",
+        logits_and_labels,
+        make=lambda c, d: partial(c, a=0.7, b=1.5),
+        batch="reduced",
+        bad=(
+            *OF_LOSS,
+            ("input", lambda c, x: c(x[0][:, :1], 0 * x[1])),
+            ("a", lambda c, x: c(*x, a=0.0)),
+            ("b", lambda c, x: c(*x, b=torch.nan)),
+            ("eps", lambda c, x: c(*x, eps=0.0)),
+        ),
+    ),
+    Specimen(
+        f"{Z_LOSS}:ZLoss",
+        logits_and_labels,
+        make=lambda c, d: c(0.3, 2.0, reduction="none"),
+        bad=(("a", lambda c, x: c(-1.0)), ("target", lambda c, x: c()(x[0], x[1][:1]))),
+    ),
+    Specimen(f"{Z_LOSS}:taylor_softmax_loss", logits_and_labels, batch="reduced", bad=OF_LOSS),
+    Specimen(
+        f"{Z_LOSS}:spherical_softmax_loss",
+        logits_and_labels,
+        make=lambda c, d: partial(c, reduction="none"),
+        bad=(*OF_LOSS, ("eps", lambda c, x: c(*x, eps=-1.0))),
+    ),
+    Specimen(f"{Z_LOSS}:spherical_squared_loss", logits_and_labels, batch="reduced", bad=OF_LOSS),
+    Specimen(
+        f"{Z_LOSS}:spherical_statistics",
+        logits_and_labels,
+        call=stacked_statistics,
+        limits={"bfloat16": "sums over classes stay in float32"},
+        bad=OF_TARGETS,
+    ),
+    Specimen(
+        f"{Z_LOSS}:FactoredSphericalLinear",
+        lambda d: hidden_and_labels(d)[:1],
+        make=lambda c, d: c(d.width, CLASSES, 0.1, bias=True),
+        limits=FACTORED,
+        bad=(
+            ("num_classes", lambda c, x: c(4, 1, 0.1)),
+            ("learning_rate", lambda c, x: c(4, CLASSES, -1.0)),
+            ("hidden", lambda c, x: c(5, CLASSES, 0.1)(x[0])),
+        ),
+    ),
+    Specimen(
+        f"{Z_LOSS}:FactoredSphericalLinear",
+        hidden_and_labels,
+        make=lambda c, d: c(d.width, CLASSES, 0.1),
+        call=lambda layer, x, labels: stacked_statistics(layer.statistics, x, labels),
+        case="statistics",
+        graph_breaks="its backward pass leaves a record for the step",
+        limits=FACTORED,
+        bad=(("target", lambda c, x: c(x[0].shape[-1], CLASSES, 0.1).statistics(x[0], -1 - x[1])),),
+    ),
     Specimen(f"{STABLEMAX}:stablemax", logits, make=lambda c, d: partial(c, dim=-1)),
     Specimen(f"{STABLEMAX}:log_stablemax", logits, make=lambda c, d: partial(c, dim=-1)),
     Specimen(

@@ -1,20 +1,25 @@
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from heterodox.data.errors import DataError
 from heterodox.data.images import ImageData
 from heterodox.experiment.scale import Scale
+from heterodox.losses import EarlyLearningLoss
+from heterodox.models.vision import MLP
+from heterodox.tasks.image_labels import noisy_labels
 from heterodox.tasks.images import (
     SETTINGS,
     ImageSettings,
     Normalisation,
     check,
-    noisy_labels,
     train,
 )
+from heterodox.training.seeding import generator_for
 
 TINY = ImageSettings(
     epochs=3,
@@ -126,14 +131,111 @@ def test_a_channel_without_contrast_stays_finite():
     assert Normalisation(data)(data).abs().max() == 0
 
 
-def test_noisy_labels_are_wrong_in_the_share_that_was_asked_and_evenly_so():
-    labels = torch.arange(3000) % 3
-    noisy = noisy_labels(labels, 3, 0.4, torch.Generator().manual_seed(0))
-    wrong = noisy != labels
-    assert wrong.sum() == 1200
-    shifts = ((noisy - labels) % 3)[wrong].bincount(minlength=3)
-    assert shifts[0] == 0 and abs(shifts[1] - shifts[2]) < 120
-    assert torch.equal(noisy_labels(labels, 3, 0.0, torch.Generator()), labels)
+def noise(**settings):
+    changed = replace(TINY, **settings)
+    generator = torch.Generator().manual_seed(0)
+    return noisy_labels(images(600), torch.arange(600), changed, generator)
+
+
+def test_labels_are_noisy_in_the_way_that_was_asked():
+    true = images(600).train_labels
+    assert torch.equal(noise(), true)
+    assert (noise(label_noise=0.4) != true).sum() == 240
+    symmetric = noise(label_noise=0.4, noise_kind="symmetric")
+    assert 130 < (symmetric != true).sum() < 190  # two thirds of 240
+    shift = (noise(label_noise=0.4, noise_kind="asymmetric") - true) % 3
+    assert shift.bincount().tolist() == [360, 240]
+
+
+def test_noise_of_other_classes_is_drawn_as_it_always_was():
+    generator = torch.Generator().manual_seed(0)
+    true = images(600).train_labels
+    chosen_ones = torch.randperm(600, generator=generator)[:240]
+    shift = torch.randint(1, 3, (240,), generator=generator)
+    true[chosen_ones] = (true[chosen_ones] + shift) % 3
+    assert torch.equal(noise(label_noise=0.4), true)
+
+
+def test_human_noise_is_refused_for_images_that_nobody_has_labelled():
+    for function in (check, train):
+        with pytest.raises((ValueError, DataError), match=r"^(labels|cifar10n): "):
+            function(data=images(), settings=replace(TINY, noise_kind="human"))
+
+
+@pytest.mark.parametrize("made", ["elr", partial(EarlyLearningLoss, strength=1.0)])
+def test_a_loss_that_asks_for_examples_gets_the_index_of_each(made):
+    run = train(model="mlp", loss=made, data=images(), settings=replace(TINY, epochs=10))
+    assert run.test_accuracy > 80
+    assert set(run.model.state_dict()) == set(MLP((2, 8, 8), 3, widths=(16,)).state_dict())
+
+
+def test_indices_are_those_of_the_images_of_the_run():
+    seen = {}
+
+    def make(num_examples, num_classes):
+        assert (num_examples, num_classes) == (40, 3)
+
+        def loss(logits, target, index):
+            for label, i in zip(target.tolist(), index.tolist(), strict=True):
+                assert seen.setdefault(i, label) == label
+            return nn.functional.cross_entropy(logits, target)
+
+        return loss
+
+    settings = replace(TINY, label_noise=0.5, train_images=40)
+    train(model="mlp", loss=make, data=images(), settings=settings)
+    assert sorted(seen) == list(range(40))
+
+
+def test_what_is_memorised_is_the_share_of_wrong_labels_that_the_network_gives():
+    data = images()
+    settings = replace(TINY, label_noise=0.4, epochs=200, mlp_widths=(64,), evaluations=2)
+    run = train(model="mlp", data=data, settings=settings, seed=3)
+    picked = torch.randperm(60, generator=generator_for(3, "subset"))
+    noisy = noisy_labels(data, picked, settings, generator_for(3, "label noise"))
+    wrong = noisy != data.train_labels[picked]
+    given = run.model(run.normalise(data.train_images[picked][wrong])).argmax(-1)
+    share = 100 * (given == noisy[wrong]).double().mean().item()
+    reading = run.measurement().readings["memorised"]
+    assert reading == pytest.approx(share) and share > 90
+    assert "memorised" not in train(data=data, settings=TINY).measurement().readings
+
+
+def test_held_out_images_are_not_trained_on_and_tell_when_to_stop():
+    data, seen = images(), set()
+
+    class Spy(nn.Linear):
+        def forward(self, x):
+            if self.training:
+                seen.update(round(v, 3) for v in x.sum(dim=(1, 2, 3)).tolist())
+            return super().forward(x.flatten(1))
+
+    settings = replace(TINY, held_out=0.25, label_noise=0.2, batch_size=9, epochs=4)
+    run = train(model=lambda shape, n: Spy(128, n), data=data, settings=settings, seed=2)
+    assert len(seen) == 45
+    errors = [error for _, error in run.history.evaluations["held-out error"]]
+    accuracies = [100 - error for _, error in run.history.evaluations["test error"]]
+    stopped = run.measurement().readings["early-stopped accuracy"]
+    assert stopped == accuracies[errors.index(min(errors))]
+    assert run.measurement().readings["drop"] == max(accuracies) - accuracies[-1]
+
+
+def test_targets_are_part_of_a_checkpoint(tmp_path):
+    choices = {"data": images(), "settings": replace(TINY, label_noise=0.3)}
+    expected = train(loss="elr", **choices).history
+    calls = []
+
+    class Interrupted(EarlyLearningLoss):
+        def forward(self, *batch):
+            calls.append(1)
+            if len(calls) == 11:
+                raise KeyboardInterrupt
+            return super().forward(*batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoint=tmp_path / "run", loss=Interrupted, **choices)
+    assert train(checkpoint=tmp_path / "run", loss=Interrupted, **choices).history == expected
+    assert len(calls) == 11 + 8  # the last checkpoint is of step 10
 
 
 def test_a_run_that_diverges_measures_nan():
@@ -179,6 +281,7 @@ def test_the_data_is_known_by_its_content():
         ({"loss": "hinge"}, "loss: 'hinge' given"),
         ({"data": "no-such-images"}, "data: 'no-such-images' given"),
         ({"settings": replace(TINY, batch_size=61)}, "batch_size: 61 given, at most the 60"),
+        ({"settings": replace(TINY, batch_size=50, held_out=0.2)}, "batch_size: 50 given, at most"),
         ({"model": "vit", "settings": replace(TINY, patch=3)}, "patch: 3 given"),
     ],
 )
@@ -188,10 +291,25 @@ def test_bad_input_names_the_argument_before_any_work(change, message):
             function(**{"data": images(), "settings": TINY, **change})
 
 
-@pytest.mark.parametrize("name, value", [("epochs", 0), ("label_noise", 1.5), ("train_images", 0)])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("epochs", 0),
+        ("label_noise", 1.5),
+        ("train_images", 0),
+        ("noise_kind", "pairwise"),
+        ("human_labels", "clean_label"),
+        ("held_out", 1.0),
+    ],
+)
 def test_settings_out_of_range_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=f"^{name}: {value} given"):
+    with pytest.raises(ValueError, match=f"^{name}: {value!r} given"):
         replace(TINY, **{name: value})
+
+
+def test_the_share_of_human_noise_cannot_be_chosen():
+    with pytest.raises(ValueError, match=r"^label_noise: 0.4 given, 0 with human noise expected"):
+        replace(TINY, label_noise=0.4, noise_kind="human")
 
 
 def test_there_are_settings_for_every_scale():

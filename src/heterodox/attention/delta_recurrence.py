@@ -43,8 +43,7 @@ def delta_rule(
 
     Query and key are taken as they are. With keys of length 1, the rule is stable for β in (0, 2);
     longer keys can make the state grow without bound. Half precision is computed in float32, and
-    the state is float32. On a GPU with Triton, where keys have at most 128 channels (256 in half
-    precision), kernels do it: they multiply in the dtype of `value` and sum in float32.
+    the state is float32. On a GPU with Triton, where keys have at most 128 channels, kernels do it.
     Differentiable once; `delta_rule_recurrent` is twice.
 
     Args:

@@ -13,8 +13,8 @@ of the diagonal blocks and N what lies below them in the larger block, M = D N h
 These are products of matrices alone. The series I - A + A² - ... of the whole chunk would be too,
 but its powers grow like binomial coefficients where keys are alike, and cancel.
 
-Products take operands in the dtype of the inputs and sum in float32; states and L⁻¹ are float32
-where they are worked out. Yang et al., arXiv 2406.06484, section 3.
+Everything is float32, whose products are three of TF32 unless PyTorch is told to take one
+(`torch.set_float32_matmul_precision`). Yang et al., arXiv 2406.06484, section 3.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Bytes in a padded row of keys up to which a chunk has so many rows, and so many levels of blocks
-# by fours. Chosen so that tiles fit in the 99 KiB of shared memory of the smaller GPUs.
-CHUNKS = ((256, 64, 3), (512, 16, 2))
+# Padded channels of a key up to which a chunk has so many rows, and so many levels of blocks by
+# fours. Chosen so that tiles fit in the 99 KiB of shared memory of the smaller GPUs.
+CHUNKS = ((64, 64, 3), (128, 16, 2))
 VALUE_BLOCK, VALUE_BLOCK_OF_WALK = 64, 32
 
 
@@ -39,7 +39,7 @@ def supports(query: Tensor, key: Tensor, value: Tensor) -> bool:
     return (
         all(x.dtype in floats for x in (query, key, value))
         and 0 not in (*query.shape, *value.shape)
-        and padded * value.element_size() <= CHUNKS[-1][0]
+        and padded <= CHUNKS[-1][0]
     )
 
 
@@ -96,17 +96,17 @@ def _solve_kernel(
     beta = tl.load(BETA + head * length + rows, mask=rows < length, other=0.0).to(tl.float32)
     if INVERT:
         gram = tl.dot(k, tl.trans(k), input_precision=PRECISION) * beta[:, None]
-        inverse = _inverse(gram, SIZE, LEVELS, PRECISION).to(k.dtype)
+        inverse = _inverse(gram, SIZE, LEVELS, PRECISION)
         _write(INVERSE, local, local, SIZE, SIZE, inverse)
     else:
         inverse = _read(INVERSE, local, local, SIZE, SIZE)
-    scaled = (k * beta[:, None]).to(k.dtype)
+    scaled = k * beta[:, None]
     w = tl.dot(inverse, scaled, input_precision=PRECISION)
     _write(W, rows, channels, chunks * SIZE, DIM, w)
     for start in range(0, VALUE_DIM, BLOCK):
         columns = start + tl.arange(0, BLOCK)
         v = _read(V, rows, columns, length, VALUE_DIM)
-        u = tl.dot(inverse, (v * beta[:, None]).to(v.dtype), input_precision=PRECISION)
+        u = tl.dot(inverse, v * beta[:, None], input_precision=PRECISION)
         _write(U, rows, columns, chunks * SIZE, VALUE_DIM, u)
 
 
@@ -132,9 +132,9 @@ def _states_kernel(
         k = _read(K, rows, channels, length, DIM)
         w = _read(W, rows, channels, chunks * SIZE, DIM)
         u = _read(U, rows, columns, chunks * SIZE, VALUE_DIM)
-        r = u - tl.dot(w, state.to(w.dtype), input_precision=PRECISION)
+        r = u - tl.dot(w, state, input_precision=PRECISION)
         _write(R, rows, columns, chunks * SIZE, VALUE_DIM, r)
-        state += tl.dot(tl.trans(k), r.to(k.dtype), input_precision=PRECISION)
+        state += tl.dot(tl.trans(k), r, input_precision=PRECISION)
     _write(END + head * DIM * VALUE_DIM, channels, columns, DIM, VALUE_DIM, state)
 
 
@@ -156,7 +156,7 @@ def _output_kernel(
     weights = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     weights = tl.where(local[:, None] >= local[None, :], weights, 0.0)
     out = tl.dot(q, state, input_precision=PRECISION)
-    out += tl.dot(weights.to(r.dtype), r, input_precision=PRECISION)
+    out += tl.dot(weights, r, input_precision=PRECISION)
     _write(OUT + head * length * VALUE_DIM, rows, columns, length, VALUE_DIM, out * scale)
 
 
@@ -175,7 +175,7 @@ def _local_gradient_kernel(
     g = _read(GRAD_OUT + head * length * VALUE_DIM, rows, columns, length, VALUE_DIM)
     turned = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale
     turned = tl.where(local[:, None] <= local[None, :], turned, 0.0)
-    grad_r = tl.dot(turned.to(g.dtype), g, input_precision=PRECISION)
+    grad_r = tl.dot(turned, g, input_precision=PRECISION)
     GRAD_R += head * chunks * SIZE * VALUE_DIM
     _write(GRAD_R, rows, columns, chunks * SIZE, VALUE_DIM, grad_r)
 
@@ -206,10 +206,10 @@ def _state_gradients_kernel(
         w = _read(W, rows, channels, chunks * SIZE, DIM)
         g = _read(GRAD_OUT, rows, columns, length, VALUE_DIM)
         grad_r = _read(GRAD_R, rows, columns, chunks * SIZE, VALUE_DIM).to(tl.float32)
-        grad_r += tl.dot(k, grad.to(k.dtype), input_precision=PRECISION)
+        grad_r += tl.dot(k, grad, input_precision=PRECISION)
         _write(GRAD_R, rows, columns, chunks * SIZE, VALUE_DIM, grad_r)
         grad += tl.dot(tl.trans(q), g, input_precision=PRECISION) * scale
-        grad -= tl.dot(tl.trans(w), grad_r.to(w.dtype), input_precision=PRECISION)
+        grad -= tl.dot(tl.trans(w), grad_r, input_precision=PRECISION)
     _write(GRAD_START + head * DIM * VALUE_DIM, channels, columns, DIM, VALUE_DIM, grad)
 
 
@@ -245,7 +245,6 @@ def _product_gradients_kernel(
     q = _read(Q + head * length * DIM, rows, channels, length, DIM)
     k = _read(K + head * length * DIM, rows, channels, length, DIM)
     grad_weights = tl.where(local[:, None] >= local[None, :], grad_weights * scale, 0.0)
-    grad_weights = grad_weights.to(q.dtype)
     grad_q = grad_q * scale + tl.dot(grad_weights, k, input_precision=PRECISION)
     grad_k += tl.dot(tl.trans(grad_weights), q, input_precision=PRECISION)
     _write(GRAD_Q + head * length * DIM, rows, channels, length, DIM, grad_q)
@@ -274,7 +273,7 @@ def _solve_gradients_kernel(
     grad_w = _read(GRAD_W + head * chunks * SIZE * DIM, rows, channels, chunks * SIZE, DIM)
     y = tl.dot(turned, grad_w, input_precision=PRECISION)
     w = _read(W, rows, channels, chunks * SIZE, DIM)
-    minus_grad_gram = tl.dot(y.to(w.dtype), tl.trans(w), input_precision=PRECISION)
+    minus_grad_gram = tl.dot(y, tl.trans(w), input_precision=PRECISION)
     grad_beta = tl.full((SIZE,), 0.0, tl.float32)
     for start in range(0, VALUE_DIM, BLOCK):
         columns = start + tl.arange(0, BLOCK)
@@ -282,15 +281,15 @@ def _solve_gradients_kernel(
         u = _read(U, rows, columns, chunks * SIZE, VALUE_DIM)
         v = _read(V + head * length * VALUE_DIM, rows, columns, length, VALUE_DIM)
         z = tl.dot(turned, grad_r, input_precision=PRECISION)
-        minus_grad_gram += tl.dot(z.to(u.dtype), tl.trans(u), input_precision=PRECISION)
+        minus_grad_gram += tl.dot(z, tl.trans(u), input_precision=PRECISION)
         grad_beta += tl.reduce(z * v, 1, _add)
         GRAD = GRAD_V + head * length * VALUE_DIM
         _write(GRAD, rows, columns, length, VALUE_DIM, z * beta[:, None])
     k = _read(K, rows, channels, length, DIM)
-    minus_grad_gram = tl.where(local[:, None] > local[None, :], minus_grad_gram, 0.0).to(k.dtype)
+    minus_grad_gram = tl.where(local[:, None] > local[None, :], minus_grad_gram, 0.0)
     x = y - tl.dot(minus_grad_gram, k, input_precision=PRECISION)
     grad_beta += tl.reduce(x * k, 1, _add)
-    scaled = (k * beta[:, None]).to(k.dtype)
+    scaled = k * beta[:, None]
     grad_k = _read(GRAD_K, rows, channels, length, DIM) + x * beta[:, None]
     grad_k -= tl.dot(tl.trans(minus_grad_gram), scaled, input_precision=PRECISION)
     _write(GRAD_K, rows, channels, length, DIM, grad_k)
@@ -303,13 +302,12 @@ class _Plan:
     def __init__(self, query: Tensor, value: Tensor) -> None:
         self.heads, self.length, dim = query.shape
         padded = max(16, triton.next_power_of_2(dim))
-        row = padded * query.element_size()
-        _, self.size, self.levels = next(c for c in CHUNKS if row <= c[0])
+        _, self.size, self.levels = next(c for c in CHUNKS if padded <= c[0])
         self.chunks = triton.cdiv(self.length, self.size)
         self.like, self.value_dim = query, value.shape[-1]
         width = max(16, triton.next_power_of_2(self.value_dim))
         self.block, self.walk = min(VALUE_BLOCK, width), min(VALUE_BLOCK_OF_WALK, width)
-        exact = query.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+        exact = torch.get_float32_matmul_precision() == "highest"
         self.options = {
             "DIM": dim,
             "VALUE_DIM": self.value_dim,
@@ -317,7 +315,7 @@ class _Plan:
             "SIZE": self.size,
             "PRECISION": "tf32x3" if exact else "tf32",
             "num_warps": 4,
-            "num_stages": 1 if query.dtype == torch.float32 else 3,
+            "num_stages": 1,
         }
 
     def rows(self, width: int) -> Tensor:
@@ -433,12 +431,9 @@ def triton_delta_rule(
     """Output and final state, for what `supports` allows; differentiable once.
 
     Tensors are (batch, heads, length, dim), beta without the last axis, and `state` is (batch,
-    heads, d_k, d_v). Query and key are brought to the dtype of `value`; the final state is float32.
+    heads, d_k, d_v). All are computed in float32, and so is the final state.
     """
     output, end = _TritonDeltaRule.apply(
-        *(x.to(value.dtype).flatten(0, 1) for x in (query, key, value)),
-        beta.float().flatten(0, 1),
-        state.float().flatten(0, 1),
-        scale,
+        *(x.float().flatten(0, 1) for x in (query, key, value, beta, state)), scale
     )
-    return output.view(value.shape), end.view(state.shape)
+    return output.to(value.dtype).view(value.shape), end.view(state.shape)

@@ -29,6 +29,7 @@ BENCHES = Slot(
         "loss": "heterodox.bench.loss:workload",
         "optimizer": "heterodox.bench.optimizer:workload",
         "output-layer": "heterodox.bench.output_layer:workload",
+        "physical": "heterodox.bench.physical:workload",
         "regression-loss": "heterodox.bench.regression_loss:workload",
         "soft-labels": "heterodox.bench.soft_labels:workload",
         "text-similarity": "heterodox.bench.text_similarity:workload",
@@ -125,6 +126,13 @@ COMPONENTS = {
             "factored-z-loss": "heterodox.bench.output_layer:factored_z_loss",
         },
     ),
+    "physical": Slot(
+        "physical",
+        {
+            "autograd-loop": "heterodox.bench.physical:autograd_loop",
+            "closed-form": "heterodox.bench.physical:closed_form",
+        },
+    ),
     "regression-loss": Slot(
         "regression-loss",
         {
@@ -213,6 +221,7 @@ PEERS = {
             "sampled-softmax-1000": "heterodox.bench.output_layer:sampled_softmax_1000",
         },
     ),
+    "physical": Slot("against", {}),
     "regression-loss": Slot(
         "against", {"geomloss-mmd": "heterodox.bench.regression_loss:geomloss_mmd"}
     ),
@@ -256,6 +265,7 @@ SIZES = {
     "loss": ("4096x10", "4096x113", "1024x32000"),
     "optimizer": ("20x1000000", "mlp", "transformer"),
     "output-layer": ("2000x128", "20000x128", "200000x128", "800000x128"),
+    "physical": ("206x20x7", "1000x74x10"),
     "regression-loss": ("128", "512", "1024", "4096"),
     "soft-labels": ("4096x10", "1024x1000", "256x10000"),
     "text-similarity": ("30x48", "128x96"),

@@ -72,7 +72,7 @@ RATE = {
     "NIB": 3e-3,
     "HSIC-IB": 3e-3,
 }
-TAIL_RATE = {"MSE": 3e-3, "Huber": 3e-3, "CS-IB": 3e-3}
+TAIL_RATE = {"MSE": 0.001, "Huber": 0.001, "CS-IB": 0.001}
 
 NOISE: dict[str, Literal["none", "fixed", "learned"]] = {"VIB": "learned", "NIB": "fixed"}
 

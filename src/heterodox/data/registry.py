@@ -79,7 +79,7 @@ def _dataset(name: str, table: dict) -> Dataset:
 
 
 def datasets(task: str | None = None) -> tuple[Dataset, ...]:
-    """All registered datasets, or those of one task ("text", "images" or "labels").
+    """All registered datasets, or those of one task, for example "text" or "series".
 
     Example:
         >>> [dataset.name for dataset in datasets("text")]

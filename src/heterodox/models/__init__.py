@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 from heterodox.slots import lazy_exports
 
 if TYPE_CHECKING:
+    from heterodox.models.bottleneck import BottleneckMLP
     from heterodox.models.delta import delta_net_language_model
     from heterodox.models.soft import SoftVisionTransformer
     from heterodox.models.transformer import Block, DecoderLM, SwiGLU
     from heterodox.models.vision import MLP, ConvNet, ViT
 
 _EXPORTS = {
+    "BottleneckMLP": "heterodox.models.bottleneck",
     "Block": "heterodox.models.transformer",
     "ConvNet": "heterodox.models.vision",
     "DecoderLM": "heterodox.models.transformer",
@@ -24,6 +26,7 @@ _EXPORTS = {
 __all__ = [
     "MLP",
     "Block",
+    "BottleneckMLP",
     "ConvNet",
     "DecoderLM",
     "SoftVisionTransformer",

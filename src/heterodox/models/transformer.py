@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from heterodox.attention import ATTENTION, ATTENTION_LAYOUTS, POSITIONS
 from heterodox.attention.sigmoid import LayerScale
+from heterodox.attention.softmax import SoftmaxAttention
 from heterodox.layers import NORMS
+from heterodox.models.incremental import IncrementalDecoder
 
 AttentionFactory = Callable[..., nn.Module]
 """`(embed_dim, num_heads, *, sequence_length, position) -> Module`; see `attention.slot`."""
@@ -295,6 +297,19 @@ class DecoderLM(nn.Module, PyTorchModelHubMixin):
             for handle in handles:
                 handle.remove()
         return norms
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether `incremental` works: every layer is softmax attention."""
+        return all(isinstance(block.attention, SoftmaxAttention) for block in self.blocks)
+
+    def incremental(self) -> IncrementalDecoder:
+        """What reads a sequence piece by piece with this model, each token once.
+
+        Raises:
+            ValueError: a layer is no softmax attention and keeps no keys and values.
+        """
+        return IncrementalDecoder(self)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         refuse_unnamed(**self.slots)

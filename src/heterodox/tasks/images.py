@@ -2,10 +2,12 @@
 
 The network is a vision transformer, a convolutional network or an MLP of `heterodox.models.vision`,
 or one of the caller's own; sizes stand in `SETTINGS`. Pixels are brought to mean 0 and deviation 1
-in each channel, as measured on the whole training set; nothing is augmented.
+in each channel, as measured on the whole training set; nothing is augmented. Training labels may be
+noisy; test labels never are.
 """
 
 import hashlib
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +23,11 @@ from heterodox.data.images import ImageData, load_images
 from heterodox.experiment.measurement import Curve, Measurement
 from heterodox.experiment.scale import Scale
 from heterodox.layers import NORMS
-from heterodox.losses import LOSSES
+from heterodox.losses import INDEXED_LOSSES, LOSSES
 from heterodox.models.vision import MLP, ConvNet, ViT
 from heterodox.optim import OPTIMIZERS, SCHEDULES
+from heterodox.tasks.image_labels import noisy_labels, training_set
+from heterodox.tasks.image_settings import SETTINGS, ImageSettings
 from heterodox.tasks.task import chosen, described
 from heterodox.training.batches import Shuffled
 from heterodox.training.devices import fabric_on
@@ -40,104 +44,6 @@ EVALUATED_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
-class ImageSettings:
-    """The sizes of a run.
-
-    Args:
-        epochs: passes over the training images.
-        batch_size: images a step.
-        learning_rate, warmup_steps: peak of the schedule, and the steps to reach it.
-        weight_decay: of the optimizer.
-        clip: largest norm of the gradient; None does not clip.
-        train_images, test_images: at most so many are used; None for all. The training images are
-            drawn anew by each seed, the test images are the first of the test set.
-        label_noise: share of the training labels that are replaced by another class, drawn at
-            random.
-        image_size: a user's folder of images is resized to this side; datasets keep their own.
-        patch, width, layers, heads, hybrid_norm, layer_scale: see `ViT`.
-        conv_widths: see `ConvNet`.
-        mlp_widths: see `MLP`.
-        evaluations: how often the test set is evaluated during training.
-        precision: as for `lightning_fabric.Fabric`.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    clip: float | None = 1.0
-    train_images: int | None = None
-    test_images: int | None = None
-    label_noise: float = 0.0
-    image_size: int = 32
-    patch: int = 4
-    width: int = 64
-    layers: int = 3
-    heads: int = 4
-    hybrid_norm: bool = False
-    layer_scale: float | None = None
-    conv_widths: tuple[int, ...] = (16, 32)
-    mlp_widths: tuple[int, ...] = (128, 128)
-    evaluations: int = 5
-    precision: str = "32-true"
-
-    def __post_init__(self) -> None:
-        for name in (
-            "epochs",
-            "batch_size",
-            "learning_rate",
-            "train_images",
-            "test_images",
-            "evaluations",
-        ):
-            given = getattr(self, name)
-            if given is not None and not given > 0:
-                raise ValueError(f"{name}: {given} given, a positive number expected")
-        if not 0 <= self.label_noise <= 1:
-            raise ValueError(f"label_noise: {self.label_noise} given, a share in [0, 1] expected")
-
-
-SETTINGS: dict[Scale, ImageSettings] = {
-    Scale.SMOKE: ImageSettings(
-        epochs=8,
-        batch_size=32,
-        learning_rate=3e-3,
-        warmup_steps=20,
-        patch=2,
-        width=32,
-        layers=2,
-        heads=2,
-        conv_widths=(8, 16),
-        evaluations=2,
-    ),
-    Scale.LAPTOP: ImageSettings(
-        epochs=3,
-        batch_size=32,
-        learning_rate=2e-3,
-        warmup_steps=50,
-        train_images=12_000,
-        evaluations=3,
-    ),
-    # All images, and a transformer of the depth and heads of ViT-S at half its width.
-    Scale.PAPER: ImageSettings(
-        epochs=100,
-        batch_size=256,
-        learning_rate=1e-3,
-        warmup_steps=1000,
-        weight_decay=0.05,
-        width=192,
-        layers=12,
-        heads=6,
-        conv_widths=(64, 128, 256),
-        mlp_widths=(1024, 1024),
-        evaluations=50,
-        precision="bf16-mixed",
-    ),
-}
-
-
-@dataclass(frozen=True)
 class TrainedImages:
     """A trained model with its record.
 
@@ -146,7 +52,8 @@ class TrainedImages:
             them.
         normalise: from uint8 images to what the model takes.
         settings: of the run.
-        history: curves of the training loss, the test error [%] and the test loss.
+        history: curves of the training loss, the test error [%] and the test loss; with noisy
+            labels also of what was memorised [%], and with held-out images of their error [%].
     """
 
     model: nn.Module
@@ -162,20 +69,43 @@ class TrainedImages:
     def measurement(self) -> Measurement:
         """The metric, test accuracy at the end [%].
 
-        Readings: "best test accuracy" [%] of all evaluations, and "test loss" [nats/image].
+        Readings: "best test accuracy" [%] of all evaluations; "drop" [%], how far the end is below
+        it; and "test loss" [nats/image]. With wrong training labels "memorised" [%], the share of
+        them that the network has learned to give. With held-out images "early-stopped accuracy"
+        [%], that of the evaluation at which the fewest of their noisy labels were missed.
         """
         errors = self.history.evaluations.get("test error", [])
         accuracies: Curve = [(step, 100 - error) for step, error in errors]
-        diverged = self.history.diverged
+        best = math.nan if self.history.diverged else max(y for _, y in accuracies)
         readings = {
-            "best test accuracy": math.nan if diverged else max(y for _, y in accuracies),
+            "best test accuracy": best,
+            "drop": best - self.test_accuracy,
             "test loss": self.history.last("test loss"),
         }
         curves: dict[str, Curve] = {
             "test accuracy [%]": accuracies,
             "training loss": self.history.loss,
         }
+        if "memorised" in self.history.evaluations:
+            readings["memorised"] = self.history.last("memorised")
+            curves["memorised [%]"] = self.history.evaluations["memorised"]
+        if "held-out error" in self.history.evaluations:
+            missed = [error for _, error in self.history.evaluations["held-out error"]]
+            stopped = accuracies[missed.index(min(missed))][1]
+            readings["early-stopped accuracy"] = math.nan if self.history.diverged else stopped
         return Measurement(self.test_accuracy, readings, curves)
+
+
+class LearnerWithLoss(nn.Module):
+    """A network and a loss with a state of its own, such as targets, so that both are saved."""
+
+    def __init__(self, network: nn.Module, criterion: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.criterion = criterion
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
 
 
 def train(
@@ -183,7 +113,7 @@ def train(
     model: str | ModelFactory = "cnn",
     attention: str | Callable[..., nn.Module] = "softmax",
     norm: str | Callable[[int], nn.Module] = "layer",
-    loss: str | Callable[..., Tensor] = "cross-entropy",
+    loss: str | Callable[..., Any] = "cross-entropy",
     optimizer: str | Callable[..., Any] = "adamw",
     schedule: str | Callable[..., Any] = "cosine",
     data: str | Path | ImageData = "digits",
@@ -199,7 +129,10 @@ def train(
         model: "cnn", "vit", "mlp", or a callable `(image_shape, classes) -> Module`.
         attention, norm: a name of the slot, or a factory; for "vit" only.
         loss, optimizer, schedule: a name of the slot, or a callable with the call that the slot's
-            module documents.
+            module documents. A loss may also be one of `heterodox.losses.INDEXED_LOSSES`, or any
+            callable with a parameter `num_examples`: it is called with `num_examples` and
+            `num_classes`, and makes a loss of `(input, target, index)`, with the index of each
+            training image.
         data: see `heterodox.data.load_images`; or images already loaded.
         seed: of the choice of training images, their order, label noise and initialisation. Two
             runs with the same seed see the same batches, whatever is in their slots.
@@ -227,18 +160,15 @@ def train(
         data=source,
         settings=settings,
     )
-    criterion = chosen(LOSSES, loss)
     fabric = fabric_on(device, settings.precision)
-    picked = torch.randperm(len(source.train_labels), generator=generator_for(seed, "subset"))
-    picked = picked[: settings.train_images]
-    labels = noisy_labels(
-        source.train_labels[picked],
-        len(source.class_names),
-        settings.label_noise,
-        generator_for(seed, "label noise"),
-    )
+    training = training_set(source, seed, settings)
+    labels = training.labels
+    criterion, indexed = _criterion(loss, len(labels), len(source.class_names))
+    tensors = (training.images, labels)
     batches = Shuffled(
-        (source.train_images[picked], labels), settings.batch_size, generator_for(seed, "order")
+        (*tensors, torch.arange(len(labels))) if indexed else tensors,
+        settings.batch_size,
+        generator_for(seed, "order"),
     )
     test_images = source.test_images[: settings.test_images]
     test_labels = source.test_labels[: settings.test_images]
@@ -246,30 +176,33 @@ def train(
 
     with seeded(derived_seed(seed, "initialisation")):
         network = _build(model, source, attention, norm, settings)
+    learner = network
+    if isinstance(criterion, nn.Module):
+        learner = LearnerWithLoss(network, criterion)
     descent = chosen(OPTIMIZERS, optimizer)(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        learner.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     steps = settings.epochs * len(batches)
 
     def evaluate(network: nn.Module) -> dict[str, float]:
-        wrong, total = 0, 0.0
-        chunks = zip(
-            test_images.split(EVALUATED_AT_ONCE), test_labels.split(EVALUATED_AT_ONCE), strict=True
-        )
-        for images, truth in chunks:
-            truth = truth.to(fabric.device)
-            logits = network(normalise(images.to(fabric.device)))
-            wrong += int((logits.argmax(-1) != truth).sum())
-            total += F.cross_entropy(logits, truth, reduction="sum").item()
-        # An error rate is finite even where the logits are not; the loss tells.
-        error = 100 * wrong / len(test_labels) if math.isfinite(total) else math.nan
-        return {"test error": error, "test loss": total / len(test_labels)}
+        def missed_of(images: Tensor, labels: Tensor) -> tuple[float, float]:
+            return missed(network, normalise, images, labels, fabric.device)
+
+        error, test_loss = missed_of(test_images, test_labels)
+        metrics = {"test error": error, "test loss": test_loss}
+        held_out, wrong = training.held_out, training.wrong
+        if len(held_out[1]):
+            metrics["held-out error"] = missed_of(*held_out)[0]
+        if wrong.any():
+            memorised = missed_of(training.images[wrong], labels[wrong])[0]
+            metrics["memorised"] = 100 - memorised
+        return metrics
 
     history = fit(
-        network,
+        learner,
         descent,
         batches,
-        lambda network, batch: criterion(network(normalise(batch[0])), batch[1]),
+        lambda learner, batch: criterion(learner(normalise(batch[0])), *batch[1:]),
         steps=steps,
         scheduler=chosen(SCHEDULES, schedule)(descent, steps, settings.warmup_steps),
         clip=settings.clip,
@@ -300,7 +233,7 @@ def check(
     model: str | ModelFactory = "cnn",
     attention: str | Callable[..., nn.Module] = "softmax",
     norm: str | Callable[[int], nn.Module] = "layer",
-    loss: str | Callable[..., Tensor] = "cross-entropy",
+    loss: str | Callable[..., Any] = "cross-entropy",
     optimizer: str | Callable[..., Any] = "adamw",
     schedule: str | Callable[..., Any] = "cosine",
     data: str | Path | ImageData = "digits",
@@ -309,7 +242,7 @@ def check(
     """Raises what `train` would raise for these arguments; returns the sha256 of the images."""
     if isinstance(model, str) and model not in MODELS:
         raise ValueError(f"model: {model!r} given, one of {', '.join(MODELS)} expected")
-    chosen(ATTENTION, attention), chosen(NORMS, norm), chosen(LOSSES, loss)
+    chosen(ATTENTION, attention), chosen(NORMS, norm), chosen(LOSSES | INDEXED_LOSSES, loss)
     chosen(OPTIMIZERS, optimizer), chosen(SCHEDULES, schedule)
     for slot, given, default in (
         ("attention", attention, ATTENTION.default),
@@ -321,10 +254,12 @@ def check(
             )
     source = _loaded(data, settings)
     images = min(len(source.train_labels), settings.train_images or len(source.train_labels))
+    images -= round(settings.held_out * images)
     if settings.batch_size > images:
         raise ValueError(
             f"batch_size: {settings.batch_size} given, at most the {images} images expected"
         )
+    noisy_labels(source, torch.arange(1), settings, generator_for(0, "trial"))
     # Sizes that do not fit the images, and an attention that is causal only, show in a trial.
     with seeded(0), torch.no_grad():
         network = _build(model, source, attention, norm, settings).eval()
@@ -360,22 +295,34 @@ class Normalisation:
         return (images.float() - self.mean.to(device)) / self.deviation.to(device)
 
 
-def noisy_labels(labels: Tensor, classes: int, share: float, generator: torch.Generator) -> Tensor:
-    """`labels` with a random `share` of them replaced by another class, each as likely.
+def missed(
+    network: nn.Module,
+    normalise: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    device: torch.device | str,
+) -> tuple[float, float]:
+    """Share of images that are not given their label [%], and the mean cross-entropy."""
+    misses, total = 0, 0.0
+    chunks = zip(images.split(EVALUATED_AT_ONCE), labels.split(EVALUATED_AT_ONCE), strict=True)
+    for part, truth in chunks:
+        truth = truth.to(device)
+        logits = network(normalise(part.to(device)))
+        misses += int((logits.argmax(-1) != truth).sum())
+        total += F.cross_entropy(logits, truth, reduction="sum").item()
+    # An error rate is finite even where the logits are not; the loss tells.
+    error = 100 * misses / len(labels) if math.isfinite(total) else math.nan
+    return error, total / len(labels)
 
-    Example:
-        >>> labels = torch.zeros(10, dtype=torch.int64)
-        >>> (noisy_labels(labels, 3, 0.2, torch.Generator()) != 0).sum().item()
-        2
-    """
-    count = round(share * len(labels))
-    if count == 0:
-        return labels
-    chosen_ones = torch.randperm(len(labels), generator=generator)[:count]
-    shift = torch.randint(1, classes, (count,), generator=generator)
-    noisy = labels.clone()
-    noisy[chosen_ones] = (labels[chosen_ones] + shift) % classes
-    return noisy
+
+def _criterion(
+    loss: str | Callable[..., Any], examples: int, classes: int
+) -> tuple[Callable[..., Tensor], bool]:
+    """The loss, and whether it is called with indices."""
+    given = chosen(LOSSES | INDEXED_LOSSES, loss)
+    if "num_examples" in inspect.signature(given).parameters:
+        return given(num_examples=examples, num_classes=classes), True
+    return given, False
 
 
 def _loaded(data: str | Path | ImageData, settings: ImageSettings) -> ImageData:
