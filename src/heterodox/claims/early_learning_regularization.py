@@ -139,13 +139,13 @@ LOSSES: dict[str, str | Callable[..., Any]] = {
 # stopping has the rate of cross-entropy, and what is varied in ELR that of ELR.
 RATES = (0.02, 0.05)
 RATE = {
-    "cross-entropy": 0.05,
-    "label smoothing": 0.05,
+    "cross-entropy": 0.02,
+    "label smoothing": 0.02,
     "generalised cross-entropy": 0.05,
-    "ELR": 0.05,
-    "ELR+": 0.05,
+    "ELR": 0.02,
+    "ELR+": 0.02,
 }
-HUMAN_RATE = {"cross-entropy": 0.05, "ELR": 0.05}
+HUMAN_RATE = {"cross-entropy": 0.05, "ELR": 0.02}
 
 
 def train_images(
