@@ -77,7 +77,7 @@ NO_EXAMPLE = {
     **dict.fromkeys(("DataFile", "Dataset", "ImageData", "SeriesData"), RECORD),
     **dict.fromkeys(("TabularData", "TabularSplit", "TrainedPair"), RECORD),
     **dict.fromkeys(("GraphData", "LinkData"), RECORD),
-    **dict.fromkeys(("Recording", "SpeechData", "SpikeData"), RECORD),
+    **dict.fromkeys(("ImageTask", "Recording", "SpeechData", "SpikeData"), RECORD),
     "load_speech": "needs recordings",
     **dict.fromkeys(("Replaced", "Skipped", "SwapReport", "Claim", "Measure"), RECORD),
 }

@@ -11,6 +11,9 @@ from heterodox.bench import BENCHES, COMPONENTS, PACKAGES, PEERS, SIZES
 from heterodox.bench import adaptation as adaptation_bench
 from heterodox.bench import attention as attention_bench
 from heterodox.bench import attention_vision as vision_bench
+from heterodox.bench import continual as continual_bench
+from heterodox.bench import delays as delays_bench
+from heterodox.bench import forward_graph as graph_bench
 from heterodox.bench import head as head_bench
 from heterodox.bench import lora_gradient as lora_bench
 from heterodox.bench import loss as loss_bench
@@ -19,6 +22,7 @@ from heterodox.bench import output_layer as output_bench
 from heterodox.bench.contestants import chosen_peers, contestant
 from heterodox.bench.memory import peak_above_inputs
 from heterodox.bench.workload import Case
+from heterodox.continual.spiking_mlp import SpikingMLP
 from heterodox.losses import FactoredSphericalLinear, stablemax_cross_entropy
 from heterodox.losses.z_loss import z_loss
 from heterodox.optim import project_orthogonal
@@ -28,7 +32,11 @@ TINY = {
     "attention": "64",
     "attention-svm": "2x3x4",
     "attention-vision": "49",
+    "boosting": "3",
+    "continual": "4x12x8",
+    "delays": "6x2x5x4x3",
     "generation": "2x4",
+    "graph": "karate-club-2",
     "head": "8x6x10x4",
     "hebbian-update": "2x1x5x3",
     "label-noise": "4x3",
@@ -39,6 +47,7 @@ TINY = {
     "physical": "8x5x3",
     "regression-loss": "8",
     "soft-labels": "6x8",
+    "spiking": "4x2x3",
     "text-similarity": "3x6",
 }
 
@@ -61,7 +70,7 @@ def test_every_contestant_of_every_slot_does_every_case(slot):
             try:
                 workload.prepare(contestant(slot, name), case, "cpu")()
             except ValueError as refusal:
-                assert str(refusal).startswith("is_causal: ")
+                assert str(refusal).startswith(("is_causal: ", "query: on cpu given, a GPU"))
 
 
 @pytest.mark.parametrize("slot", list(BENCHES))
@@ -416,3 +425,45 @@ def test_physical_contestants_train_alike():
         losses[name] = [torch.as_tensor(trained["call"](x, y)).flatten() for _ in range(3)]
     for one, other in zip(*losses.values(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_plain_and_fast_forward_learning_train_alike():
+    case = Case("karate-club-2", "step")
+    for fast, plain in (("sf", "sf-plain"), ("ff-label", "ff-label-loop")):
+        calls = [graph_bench.prepare(contestant("graph", n), case, "cpu") for n in (fast, plain)]
+        losses: list[list[float]] = [[], []]
+        for call, seen in zip(calls, losses, strict=True):
+            for _ in range(3):
+                seen.extend(float(loss) for loss in call())
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_delays_of_the_authors_package_cost_the_same_work():
+    pytest.importorskip("DCLS", reason="needs DCLS")
+    theirs, ours = delays_bench.DCLS(5, 4, 7), delays_bench.delayed(5, 4, 7)
+    with torch.no_grad():
+        ours.weight.copy_(theirs.layer.weight)
+        ours.delay.copy_(3 - theirs.layer.P[0])
+    x = torch.rand(10, 2, 5)
+    torch.testing.assert_close(theirs(x), ours(x))
+
+
+def test_spiking_contestants_give_the_same_spikes_and_gradients():
+    current = torch.randn(12, 3, 4, requires_grad=True)
+    names = ["lif", *chosen_peers("spiking", None)]
+    expected = contestant("spiking", "loop")(current)
+    (gradient,) = torch.autograd.grad(expected.square().sum(), current)
+    for name in names:
+        spikes = contestant("spiking", name)(current)
+        assert torch.equal(spikes, expected)
+        if name == "lif":
+            torch.testing.assert_close(
+                torch.autograd.grad(spikes.square().sum(), current)[0], gradient
+            )
+
+
+def test_the_projected_step_learns_beside_the_weights():
+    model = SpikingMLP([12, 8, 8, 10])
+    continual_bench.projected(model)
+    assert all(layer.projecting and layer.learning for layer in model.layers)
+    assert [layer.subspace.num_frozen for layer in model.layers] == [3, 2, 2]

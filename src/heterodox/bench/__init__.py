@@ -21,7 +21,10 @@ BENCHES = Slot(
         "attention-svm": "heterodox.bench.attention_svm:workload",
         "attention-vision": "heterodox.bench.attention_vision:workload",
         "boosting": "heterodox.bench.boosting:workload",
+        "continual": "heterodox.bench.continual:workload",
+        "delays": "heterodox.bench.delays:workload",
         "generation": "heterodox.bench.generation:workload",
+        "graph": "heterodox.bench.forward_graph:workload",
         "head": "heterodox.bench.head:workload",
         "hebbian-update": "heterodox.bench.adaptation:updates",
         "label-noise": "heterodox.bench.label_noise:workload",
@@ -32,6 +35,7 @@ BENCHES = Slot(
         "physical": "heterodox.bench.physical:workload",
         "regression-loss": "heterodox.bench.regression_loss:workload",
         "soft-labels": "heterodox.bench.soft_labels:workload",
+        "spiking": "heterodox.bench.spiking:workload",
         "text-similarity": "heterodox.bench.text_similarity:workload",
     },
 )
@@ -66,11 +70,34 @@ COMPONENTS = {
         },
     ),
     "boosting": Slot("boosting", {"boosted-network": "heterodox.bench.boosting:boosted"}),
+    "continual": Slot(
+        "continual",
+        {
+            "sgd": "heterodox.bench.continual:plain",
+            "hlop": "heterodox.bench.continual:projected",
+        },
+    ),
+    "delays": Slot(
+        "delays",
+        {
+            "linear": "heterodox.bench.delays:linear",
+            "delayed": "heterodox.bench.delays:delayed",
+        },
+    ),
     "generation": Slot(
         "generation",
         {
             "whole-sequence": "heterodox.bench.generation:whole_sequence",
             "cached": "heterodox.bench.generation:cached",
+        },
+    ),
+    "graph": Slot(
+        "graph",
+        {
+            "bp": "heterodox.bench.forward_graph:backpropagation",
+            "sf": "heterodox.bench.forward_graph:single_forward",
+            "ff-label": "heterodox.bench.forward_graph:forward_forward_labels",
+            "ff-virtual": "heterodox.bench.forward_graph:forward_forward_virtual",
         },
     ),
     "head": Slot(
@@ -151,6 +178,13 @@ COMPONENTS = {
             "dense-weighted": "heterodox.bench.soft_labels:dense_weighted",
         },
     ),
+    "spiking": Slot(
+        "spiking",
+        {
+            "loop": "heterodox.bench.spiking:loop",
+            "lif": "heterodox.bench.spiking:lif",
+        },
+    ),
     "text-similarity": Slot(
         "text-similarity",
         {
@@ -197,9 +231,18 @@ PEERS = {
         "against",
         {"gbnn": "heterodox.bench.boosting:gbnn", "mlp": "heterodox.bench.boosting:mlp"},
     ),
+    "continual": Slot("against", {}),
+    "delays": Slot("against", {"dcls": "heterodox.bench.delays:DCLS"}),
     "generation": Slot(
         "against",
         {"transformers-generate": "heterodox.bench.generation:transformers_generate"},
+    ),
+    "graph": Slot(
+        "against",
+        {
+            "sf-plain": "heterodox.bench.forward_graph:single_forward_plain",
+            "ff-label-loop": "heterodox.bench.forward_graph:forward_forward_loop",
+        },
     ),
     "head": Slot("against", {"fourier-every-wave": "heterodox.bench.head:EveryWave"}),
     "hebbian-update": Slot("against", {}),
@@ -228,6 +271,7 @@ PEERS = {
     "soft-labels": Slot(
         "against", {"sum-of-products": "heterodox.bench.soft_labels:sum_of_products"}
     ),
+    "spiking": Slot("against", {"snntorch": "heterodox.bench.spiking:snntorch_leaky"}),
     "text-similarity": Slot("against", {"nltk": "heterodox.bench.text_similarity:nltk"}),
 }
 
@@ -235,6 +279,7 @@ PEERS = {
 PACKAGES = {
     "cvxpy-clarabel": "cvxpy",
     "cvxpy-scs": "cvxpy",
+    "dcls": "DCLS",
     "fla-delta": "fla",
     "fla-delta-recurrent": "fla",
     "fla-delta-triton": "fla",
@@ -246,6 +291,7 @@ PACKAGES = {
     "nystrom-attention": "nystrom_attention",
     "nystrom-attention-residual": "nystrom_attention",
     "performer-pytorch": "performer_pytorch",
+    "snntorch": "snntorch",
     "transformers-generate": "transformers",
     "x-transformers": "x_transformers",
     "x-transformers-sigmoid": "x_transformers",
@@ -257,7 +303,10 @@ SIZES = {
     "attention-svm": ("6x8x10", "15x15x20"),
     "attention-vision": ("196", "784", "3136"),
     "boosting": ("40", "200"),
+    "continual": ("64x784x200", "64x784x800"),
+    "delays": ("60x128x64x64x15", "100x128x140x256x25"),
     "generation": ("1x96", "32x96"),
+    "graph": ("karate-club-2", "cora-2", "cora-4"),
     "head": ("512x32x50x12", "512x64x256x32", "64x384x4096x550", "512x384x4096x550"),
     "hebbian-update": ("200x3x32x16", "200x16x32x32"),
     "label-noise": ("128x10", "128x100"),
@@ -268,6 +317,7 @@ SIZES = {
     "physical": ("206x20x7", "1000x74x10"),
     "regression-loss": ("128", "512", "1024", "4096"),
     "soft-labels": ("4096x10", "1024x1000", "256x10000"),
+    "spiking": ("100x128x64", "100x128x256"),
     "text-similarity": ("30x48", "128x96"),
 }
 

@@ -361,7 +361,7 @@ def trained_heads(seed: int, scale: Scale, device: str) -> dict[str, Measurement
     others: list[float] = []
     heads = range(settings.heads)
     with seeded(derived_seed(seed, "random weight")):
-        for layer, x in attention_inputs(trained.model, windows):
+        for layer, x in attention_inputs(trained.decoder, windows):
             own = [probe_head(layer, x, head, tol=1e-4) for head in heads]
             probes["trained"] += own
             for probe in own:
@@ -370,7 +370,7 @@ def trained_heads(seed: int, scale: Scale, device: str) -> dict[str, Measurement
             probes["random weight, trained tokens"] += [
                 probe_head(layer, x, head, tol=1e-4) for head in heads
             ]
-    for layer, x in attention_inputs(untrained.model, windows):
+    for layer, x in attention_inputs(untrained.decoder, windows):
         probes["untrained"] += [probe_head(layer, x, head, tol=1e-4) for head in heads]
     measured = {arm: _of_probes(found) for arm, found in probes.items()}
     measured["trained, another selection"] = Measurement(

@@ -292,7 +292,7 @@ def gradients(seed: int, scale: Scale) -> dict[str, Measurement]:
     machine.alpha = 1 / (1 + float(torch.linalg.matrix_norm(machine.couplings().detach(), 2)))
 
     def unrolled(steps: int) -> Tensor:
-        phi, q = machine.couplings(), machine.groups.uniform(torch.float64)
+        phi, q = machine.couplings(), machine.groups.uniform(machine.bias)
         q = q.expand(len(values), -1)
         for _ in range(steps):
             q = torch.where(held, values, q)

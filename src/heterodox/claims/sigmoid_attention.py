@@ -215,7 +215,7 @@ def jacobian_bound_holds(seed: int, scale: Scale) -> dict[str, Measurement]:
     trained = language.train(attention="sigmoid", data=TEXT, seed=seed, settings=settings)
     with seeded(seed):
         fresh = SigmoidAttention(settings.width, settings.heads)
-    first = cast(Block, trained.model.blocks[0])
+    first = cast(Block, trained.decoder.blocks[0])
     return {
         "fresh layer": _bound_against_actual(fresh, trained, scale),
         "trained layer": _bound_against_actual(
@@ -227,7 +227,7 @@ def jacobian_bound_holds(seed: int, scale: Scale) -> dict[str, Measurement]:
 def _bound_against_actual(
     layer: SigmoidAttention, trained: language.TrainedLanguage, scale: Scale
 ) -> Measurement:
-    model = trained.model
+    model = trained.decoder
     norm = cast(Block, model.blocks[0]).attention_norm
     head_dim = trained.settings.width // trained.settings.heads
     query, key, value = (part[:head_dim].double() for part in layer.qkv.weight.detach().chunk(3))

@@ -59,7 +59,9 @@ class FourierDistribution(Distribution):
         validate_args: bool | None = None,
     ) -> None:
         check_coefficients(coefficients)
-        super().__init__(coefficients.shape[:-1], validate_args=validate_args)
+        # torch.compile turns the checks of all distributions off, for the rest of the process.
+        checked = not torch.compiler.is_compiling() if validate_args is None else validate_args
+        super().__init__(coefficients.shape[:-1], validate_args=checked)
         if self._validate_args:
             _check_numbers(coefficients)
         self.coefficients = coefficients

@@ -77,9 +77,12 @@ def train_to_best(
 ) -> LayerHistory:
     """Runs epochs until the score has not improved for long, and puts the best weights back.
 
+    Of weights with equal scores the last ones are kept: on few validation nodes equals are common,
+    and the first of them have hardly learned.
+
     Args:
         modules: what is trained.
-        epoch: trains once and returns the loss.
+        epoch: trains once and returns the loss, without its gradient.
         score: on validation data, higher is better; None trains all epochs and keeps the last.
         schedule: see `Schedule`.
 
@@ -87,21 +90,21 @@ def train_to_best(
         >>> layer = nn.Linear(1, 1)
         >>> schedule = Schedule(patience=3)
         >>> history = train_to_best([layer], lambda: torch.zeros(()), lambda: 1.0, schedule)
-        >>> len(history.loss), history.best_epoch
-        (8, 2)
+        >>> len(history.loss), history.best_epoch  # the second score was the first best
+        (8, 8)
     """
     history, losses = LayerHistory(), []
     best, since, kept = -math.inf, 0, [copy.deepcopy(m.state_dict()) for m in modules]
     for number in range(1, schedule.epochs + 1):
-        losses.append(epoch().detach())
+        losses.append(epoch())
         last = number == schedule.epochs
         if score is None or (number % schedule.val_every and not last):
             continue
         value = score()
         history.validation.append((number, value))
-        since += 1
-        if value > best:
-            best, since, history.best_epoch = value, 0, number
+        since = 0 if value > best else since + 1
+        if value >= best:
+            best, history.best_epoch = value, number
             kept = [copy.deepcopy(m.state_dict()) for m in modules]
         if since >= schedule.patience:
             break

@@ -44,7 +44,7 @@ def stepper(
         adam.zero_grad()
         value.backward()
         adam.step()
-        return value
+        return value.detach()
 
     return epoch
 

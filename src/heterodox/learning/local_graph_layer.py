@@ -159,11 +159,13 @@ class OnGraphs:
 def _multiplied(matrix: Tensor | None, block: Tensor) -> Tensor:
     if matrix is None:
         return block
+    # Sparse products know no half precision.
+    wide = block.to(matrix.dtype)
     if block.ndim == 2:
-        return torch.sparse.mm(matrix, block)
+        return torch.sparse.mm(matrix, wide).to(block.dtype)
     views, nodes, width = block.shape
-    together = torch.sparse.mm(matrix, block.transpose(0, 1).reshape(nodes, -1))
-    return together.view(nodes, views, width).transpose(0, 1).contiguous()
+    together = torch.sparse.mm(matrix, wide.transpose(0, 1).reshape(nodes, -1))
+    return together.view(nodes, views, width).transpose(0, 1).to(block.dtype).contiguous()
 
 
 def _kind(conv: nn.Module) -> str:
@@ -194,14 +196,14 @@ def _matrices(conv: nn.Module, edges: Tensor, like: Tensor) -> list[Tensor | Non
     """For each weight the sparse (nodes, nodes) matrix before it; None is the identity."""
     from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
-    nodes = like.shape[-2]
+    nodes, dtype = like.shape[-2], torch.promote_types(like.dtype, torch.float32)
     if _kind(conv) == "gcn":
         edges, values = gcn_norm(
-            edges, None, nodes, conv.improved, conv.add_self_loops, dtype=like.dtype
+            edges, None, nodes, conv.improved, conv.add_self_loops, dtype=dtype
         )
         return [_sparse(edges, values, nodes)]
-    degree = torch.zeros(nodes, dtype=like.dtype, device=like.device)
-    degree.index_add_(0, edges[1], torch.ones_like(edges[1], dtype=like.dtype))
+    degree = torch.zeros(nodes, dtype=dtype, device=like.device)
+    degree.index_add_(0, edges[1], torch.ones_like(edges[1], dtype=dtype))
     return [_sparse(edges, 1 / degree[edges[1]], nodes), None]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
@@ -177,6 +177,12 @@ class TrainedLanguage:
     attention_norms: list[float]
     losses: dict[int, float]
     nll: Callable[..., Tensor]
+
+    @property
+    def decoder(self) -> DecoderLM:
+        """The decoder itself, whichever output is on top of it."""
+        body = self.model.body if isinstance(self.model, FactoredOutput) else self.model
+        return cast(DecoderLM, body)
 
     @property
     def validation_loss(self) -> float:
