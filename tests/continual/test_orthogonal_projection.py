@@ -43,7 +43,9 @@ def plain_gradients(layer: nn.Module, z: Tensor, x: Tensor) -> tuple[Tensor, ...
     return torch.autograd.grad((z * draw(*z.shape, seed=9)).sum(), (x, layer.weight))
 
 
-@pytest.mark.parametrize("shape", [(6,), (3, 6), (4, 3, 6)])
+@pytest.mark.parametrize(
+    "shape", [(6,), (3, 6), (4, 3, 6), (0, 6)]
+)  # fewer rows than outputs, more
 def test_the_weights_gradient_is_the_plain_one_less_the_subspace(shape):
     rows = orthonormal(2, 6)
     layer, x = linear_with(rows), draw(*shape).requires_grad_()
@@ -268,7 +270,12 @@ def test_spiking_neurons_round_and_limit_what_they_say():
     layer = linear_with(orthonormal(2, 6), quantization=(2.0, 4))
     x = draw(3, 6)
     g = draw(3, 5, seed=9)
+    layer.learning = True
+    layer.subspace.grow(1, generator=torch.Generator().manual_seed(0))
+    twin = copy.deepcopy(layer.subspace)
     (layer(x) * g).sum().backward()
+    twin.learn(x)
+    torch.testing.assert_close(layer.subspace.weight, twin.weight)
     rest = x - project(x, layer.subspace.frozen, quantization=(2.0, 4))
     torch.testing.assert_close(layer.weight.grad, g.T @ rest)
     conv = ProjectedConv2d(1, 2, 2, subspace=HebbianSubspace(4, quantization=(2.0, 4))).double()
@@ -301,6 +308,14 @@ def test_a_layer_learns_in_training_mode_when_it_is_told_to():
     layer(x, learn_from=other)
     twin.learn(other)
     assert torch.equal(layer.subspace.weight, twin.weight)
+    layer.subspace.freeze(), twin.freeze()
+    layer.projecting = True
+    for bank in (layer.subspace, twin):
+        bank.grow(2, generator=torch.Generator().manual_seed(1))
+    for inputs in (x, x[:3], draw(2, 2, 6)):
+        layer(inputs)
+        twin.learn(inputs)
+        torch.testing.assert_close(layer.subspace.weight, twin.weight)
 
 
 @pytest.mark.parametrize("size", [0, 3])

@@ -169,7 +169,7 @@ SPECIMENS = (
         ),
     ),
     Specimen(
-        f"{CAUCHY_SCHWARZ}:CauchySchwarzBottleneckRegressor",
+        "heterodox.learning.cauchy_schwarz_regressor:CauchySchwarzBottleneckRegressor",
         features_and_targets,
         make=lambda c, d: c(hidden=4, bottleneck=2, epochs=3, random_state=0),
         call=fitted,

@@ -78,9 +78,6 @@ def drawn_states(sample: Any, logits: Tensor) -> Tensor:
 
 STOPS = "the solver stops when it has converged"
 LOOKS = "looks whether what was observed are distributions"
-NO_DISTRIBUTION = {
-    "backward": "finite differences leave the simplex, where an observation is refused",
-}
 DRAWS = {
     "float32": "torch draws other numbers in another dtype",
     "bfloat16": "torch draws other numbers in another dtype",
@@ -144,7 +141,7 @@ SPECIMENS = (
         make=lambda c, d: c(STATES, **EXACT),
         graph_breaks=STOPS,
         tolerance={torch.float32: 1e-4},
-        limits=NO_DISTRIBUTION | {"other device": LOOKS},
+        limits={"other device": LOOKS},
         bad=(
             ("states", lambda c, x: c([])),
             ("rank", lambda c, x: c(STATES, rank=0)),
@@ -161,7 +158,7 @@ SPECIMENS = (
         call=layers_joined,
         graph_breaks=STOPS,
         tolerance={torch.float32: 1e-4},
-        limits=NO_DISTRIBUTION | {"other device": LOOKS},
+        limits={"other device": LOOKS},
         bad=(
             ("layers", lambda c, x: c([], [])),
             ("kernels", lambda c, x: c(LAYERS, KERNELS[:2])),

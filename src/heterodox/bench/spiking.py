@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heterodox.bench.workload import Case, Target, Workload
+from heterodox.bench.workload import Case, Workload
 from heterodox.layers.spiking import LIF, ATanSurrogate
 
 TAU, ALPHA = 2.0, 2.0
@@ -24,7 +24,6 @@ def workload() -> Workload:
         },
         cases=cases,
         prepare=prepare,
-        targets=(Target("lif", "time", "100x128x256", "forward and backward", 0.5),),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from heterodox.bench import forward_graph as epochs_of
 from heterodox.bench.live_memory import peak_of_live_tensors
@@ -24,6 +24,7 @@ from heterodox.experiment import (
     Scale,
 )
 from heterodox.experiment.tuning import Tuning
+from heterodox.layers.graph_conv import graph_conv
 from heterodox.learning.best_weights import Schedule, train_to_best
 from heterodox.learning.forward_forward import row_normalize
 from heterodox.learning.forward_graph import (
@@ -146,7 +147,7 @@ def train_nodes(arm: str, seed: int, scale: Scale, rate: float, device: str = "c
         NoWorseThan("BP", margin=2.0, arm="SF"),
         NoWorseThan("BP, dropout 0.5", margin=2.0, arm="SF"),
     ),
-    seeds=4,
+    seeds=5,
 )
 @paper.claim(
     name="top_down_signals_match_backpropagation",
@@ -160,7 +161,7 @@ def train_nodes(arm: str, seed: int, scale: Scale, rate: float, device: str = "c
         NoWorseThan("BP", margin=2.0, arm="SF, top to loss"),
         NoWorseThan("BP, dropout 0.5", margin=2.0, arm="SF, top to loss"),
     ),
-    seeds=4,
+    seeds=5,
 )
 @paper.claim(
     name="single_forward_beats_forward_forward",
@@ -172,7 +173,7 @@ def train_nodes(arm: str, seed: int, scale: Scale, rate: float, device: str = "c
         Beats("FF, labels", by=1.0, arm="SF"),
         Beats("FF, virtual nodes", by=1.0, arm="SF"),
     ),
-    seeds=4,
+    seeds=5,
 )
 def node_classification(
     arm: Literal[
@@ -200,6 +201,22 @@ def node_classification(
     return train_nodes(arm, seed, scale, RATE[arm], device)
 
 
+class SameLayers(nn.Module):
+    """The layers of forward learning, for backpropagation through all of them. Without their unit
+    length and relu, a plain stack is far worse on this task."""
+
+    def __init__(self, in_channels: int, width: int, num_layers: int, dropout: float) -> None:
+        super().__init__()
+        inputs = [in_channels, *[width] * (num_layers - 1)]
+        self.layers = nn.ModuleList(LocalGraphLayer(graph_conv("gcn", i, width)) for i in inputs)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(F.dropout(x, self.dropout, self.training), edge_index)
+        return x
+
+
 def link_area(arm: str, parts: tuple[LinkData, ...], scale: Scale, rate: float) -> float:
     """Area under the ROC curve on test pairs [%], with GCN."""
     train, val, test = parts
@@ -210,13 +227,8 @@ def link_area(arm: str, parts: tuple[LinkData, ...], scale: Scale, rate: float) 
         ).to(train.x.device)
         model.fit(train, val, **dataclasses.asdict(limits))
         return 100 * area_under_curve(model.score(test), test.edge_label)
-    network = GraphStack(
-        train.x.shape[1],
-        WIDTH[scale],
-        WIDTH[scale],
-        num_layers=LAYERS[scale],
-        dropout=DROPOUT[arm],
-    ).to(train.x.device)
+    network = SameLayers(train.x.shape[1], WIDTH[scale], LAYERS[scale], DROPOUT[arm])
+    network.to(train.x.device)
 
     def loss() -> Tensor:
         h = network.train()(train.x, train.edge_index)
@@ -248,7 +260,7 @@ def train_links(arm: str, seed: int, scale: Scale, rate: float, device: str = "c
         NoWorseThan("BP", margin=1.5, arm="SF"),
         NoWorseThan("BP, dropout 0.5", margin=1.5, arm="SF"),
     ),
-    seeds=3,
+    seeds=5,
 )
 def link_prediction(
     arm: Literal["BP", "BP, dropout 0.5", "SF", "SF, top to input"],
@@ -258,7 +270,8 @@ def link_prediction(
 ) -> Measurement:
     """Which of Cora's citations were left out: 64 % of the edges for training, 16 for validation,
     20 for testing, with as many non-edges; GCN of two layers of width 64, pairs judged by inner
-    products, at most 200 epochs. Each arm has its better learning rate of two.
+    products, at most 200 epochs. Backpropagation goes through the same layers, unit length and relu
+    included. Each arm has its better learning rate of two.
 
     Differs from the paper: one graph, one convolution, fewer epochs.
     """

@@ -233,8 +233,17 @@ class HebbianSubspace(nn.Module):
         self.freeze()
 
     @torch.no_grad()
-    def learn(self, x: Float[Tensor, "... in_features"]) -> None:
-        """Applies the rule `iterations` times to what the layer is given; in place.
+    def learn(
+        self,
+        x: Float[Tensor, "... in_features"],
+        *,
+        rest: Float[Tensor, "... in_features"] | None = None,
+    ) -> None:
+        """Applies the rule `iterations` times to what the layer is given.
+
+        Args:
+            x: what the layer is given.
+            rest: `project_out(x)`, if it is known already.
 
         Raises:
             ValueError: `x` has another number of features.
@@ -246,13 +255,17 @@ class HebbianSubspace(nn.Module):
         old, new = self.weight[: self.num_frozen], self.weight[self.num_frozen :]
         moving = self.velocity[self.num_frozen :]
         # What the frozen rows leave is the same in every iteration.
-        rest = x - _respond(x, old, self.quantization) @ old if len(old) else x
+        if rest is not None:
+            rest = rest.detach().reshape(-1, self.in_features).to(self.weight)
+        else:
+            rest = x - _respond(x, old, self.quantization) @ old if len(old) else x
         for _ in range(self.iterations):
-            stepped = _step(
+            new, moving = _step(
                 new, x, rest, moving, self.lr, self.momentum, self.clamp, self.quantization
             )
-            new.copy_(stepped[0])
-            moving.copy_(stepped[1])
+        # Not in place: a backward pass that is to come may still need the frozen rows.
+        self.weight = torch.cat((old, new))
+        self.velocity = torch.cat((self.velocity[: self.num_frozen], moving))
 
     def project(self, x: Float[Tensor, "... in_features"]) -> Float[Tensor, "... in_features"]:
         """x̂ by the frozen neurons; see the function `project`."""

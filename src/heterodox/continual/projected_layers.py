@@ -4,9 +4,9 @@
 
 with H the frozen rows of a `HebbianSubspace`. For any x in their span, W x then stays what it was
 through every step of gradient descent. Projecting the finished gradient is the same as projecting
-every input, and cheaper; only lateral neurons that spike, being no linear map, project inputs. For
-a convolution x are patches. In place of x a trace may be given, as online training has it. Xiao et
-al., ICLR 2024, arXiv 2402.11984.
+every input; what is cheaper is done, but for lateral neurons that spike, which are no linear map
+and project inputs. For a convolution x are patches. In place of x a trace may be given, as online
+training has it. Xiao et al., ICLR 2024, arXiv 2402.11984.
 """
 
 from typing import Any
@@ -107,12 +107,14 @@ class ProjectedLinear(nn.Linear):
         """
         _check_input("x", x, self.in_features)
         _check_trace(x, trace)
+        few = x.numel() < x.shape[-1] * self.out_features
+        weight, rest = _projected(self, self.weight, x, trace, inputs_are_few=few)
         if self.learning and self.training:
-            _learn(self.subspace, x, trace, learn_from)
-        weight, trace = _projected(self, self.weight, x, trace)
-        if trace is None:
+            known = rest if trace is None and self.projecting else None
+            _learn(self.subspace, x, trace, learn_from, known)
+        if rest is None:
             return F.linear(x, weight, self.bias)
-        z = LinearWithTrace.apply(x, trace.detach(), weight)
+        z = LinearWithTrace.apply(x, rest.detach(), weight)
         return z if self.bias is None else z + self.bias
 
 
@@ -182,11 +184,13 @@ class ProjectedConv2d(nn.Conv2d):
             _learn(self.subspace, patches[0], *patches[1:])  # type: ignore[arg-type]
         spiking = self.subspace.quantization is not None and self.projecting
         if trace is None and not spiking:
-            weight, _ = _projected(self, self.weight, x, None)
+            weight, _ = _projected(self, self.weight, x, None, inputs_are_few=False)
             return self._conv_forward(x, weight, self.bias)
         patches_of_x = self.patches(x)
         given = None if trace is None else self.patches(trace)
-        weight, given = _projected(self, self.weight.flatten(1), patches_of_x, given)
+        weight, given = _projected(
+            self, self.weight.flatten(1), patches_of_x, given, inputs_are_few=False
+        )
         assert given is not None
         z = LinearWithTrace.apply(patches_of_x, given.detach(), weight).transpose(1, 2)
         z = z if self.bias is None else z + self.bias[:, None]
@@ -221,27 +225,36 @@ class ProjectedConv2d(nn.Conv2d):
 
 
 def _projected(
-    layer: ProjectedLinear | ProjectedConv2d, weight: Tensor, x: Tensor, trace: Tensor | None
+    layer: ProjectedLinear | ProjectedConv2d,
+    weight: Tensor,
+    x: Tensor,
+    trace: Tensor | None,
+    *,
+    inputs_are_few: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """The weight and the trace with which a plain layer has the projected gradient."""
     subspace = layer.subspace
     if not layer.projecting or subspace.num_frozen == 0:
         return weight, trace
-    if subspace.quantization is None:
+    if subspace.quantization is None and not inputs_are_few:
         return ProjectedWeight.apply(weight, subspace.frozen), trace
     with torch.no_grad():
         return weight, subspace.project_out(x if trace is None else trace)
 
 
 def _learn(
-    subspace: HebbianSubspace, x: Tensor, trace: Tensor | None, learn_from: Tensor | None
+    subspace: HebbianSubspace,
+    x: Tensor,
+    trace: Tensor | None,
+    learn_from: Tensor | None,
+    rest: Tensor | None = None,
 ) -> None:
-    if learn_from is None:
-        flat = x.reshape(-1, x.shape[-1])
-        learn_from = flat
-        if trace is not None:
-            learn_from = torch.cat((flat, trace.reshape(-1, x.shape[-1])))
-    subspace.learn(learn_from)
+    if learn_from is not None:
+        subspace.learn(learn_from)
+    elif trace is None:
+        subspace.learn(x, rest=rest)
+    else:
+        subspace.learn(torch.cat([y.reshape(-1, x.shape[-1]) for y in (x, trace)]))
 
 
 def _bank(subspace: HebbianSubspace | None, in_features: int) -> HebbianSubspace:

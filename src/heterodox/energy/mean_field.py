@@ -6,7 +6,7 @@ with observed entries held before and after; they have no gradient.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +18,7 @@ from heterodox.energy.prox_softmax import prox_softmax, pull_back
 POWER_ITERATIONS = 12
 
 
+@runtime_checkable
 class Layout(Protocol):
     """Where in the flat vector the states of a variable are.
 

@@ -46,13 +46,11 @@ def monotone_couplings(
         raise ValueError(f"A: shape {tuple(A.shape)} given, ('rank', {sum(states)}) expected")
     working = A.to(torch.promote_types(A.dtype, torch.float32))
     groups = columns_by_states(states, A.device)
-    factors = [
-        shrinking((block := working[:, columns].movedim(1, 0)).mT @ block, monotonicity)
-        .unsqueeze(1)
-        .expand(columns.shape)
-        .flatten()
-        for columns in groups
-    ]
+    factors = []
+    for columns in groups:
+        block = working[:, columns].movedim(1, 0)
+        factor = shrinking(block.mT @ block, monotonicity)
+        factors.append(factor[:, None].expand(columns.shape).flatten())
     order = torch.cat([columns.flatten() for columns in groups]).argsort()
     scaled = working * torch.cat(factors)[order]
     variable = variable_of_column(states, A.device)
