@@ -42,9 +42,11 @@ TINY = {
     "label-noise": "4x3",
     "lora-gradient": "32",
     "loss": "8x5",
+    "mean-field": "8",
     "optimizer": "3x4",
     "output-layer": "60x4",
     "physical": "8x5x3",
+    "prox-softmax": "3x4x2x2",
     "regression-loss": "8",
     "soft-labels": "6x8",
     "spiking": "4x2x3",
@@ -270,9 +272,35 @@ def test_the_models_of_the_optimizer_are_what_they_are_called():
     assert optimizer_bench.shapes("20x1000000") == 20 * [(1000000,)]
 
 
+def test_the_nested_loops_find_the_same_point_as_one_iteration():
+    for passes in ("forward", "forward and backward"):
+        case = Case("3x20x2x2", passes)
+        results = [
+            BENCHES["prox-softmax"]().prepare(contestant("prox-softmax", name), case, "cpu")()
+            for name in ("nested", "prox-softmax")
+        ]
+        torch.testing.assert_close(*results, rtol=0, atol=1e-4)
+
+
+def test_solvers_of_the_mean_field_agree():
+    for passes in ("forward", "forward and backward"):
+        results = {
+            name: BENCHES["mean-field"]().prepare(
+                contestant("mean-field", name), Case("8", passes), "cpu"
+            )()
+            for name in ("unrolled", "implicit", *chosen_peers("mean-field", None))
+        }
+        exact = results.pop("unrolled")
+        for found in results.values():
+            for a, b in zip(found, exact, strict=True):
+                assert (a - b).abs().max() <= 0.1 * b.abs().max()
+
+
 @pytest.mark.parametrize(
     ("slot", "size"),
     [
+        ("mean-field", "0"),
+        ("prox-softmax", "3x4"),
         ("attention", "0"),
         ("attention", "1e3"),
         ("attention", "-5"),

@@ -43,9 +43,8 @@ def plain_gradients(layer: nn.Module, z: Tensor, x: Tensor) -> tuple[Tensor, ...
     return torch.autograd.grad((z * draw(*z.shape, seed=9)).sum(), (x, layer.weight))
 
 
-@pytest.mark.parametrize(
-    "shape", [(6,), (3, 6), (4, 3, 6), (0, 6)]
-)  # fewer rows than outputs, more
+# Both fewer inputs than outputs, where these are projected, and more, where the gradient is.
+@pytest.mark.parametrize("shape", [(6,), (3, 6), (4, 3, 6), (0, 6)])
 def test_the_weights_gradient_is_the_plain_one_less_the_subspace(shape):
     rows = orthonormal(2, 6)
     layer, x = linear_with(rows), draw(*shape).requires_grad_()
@@ -248,6 +247,20 @@ def test_new_rows_are_orthonormal_and_of_their_generator():
     assert torch.equal(banks[0].weight, banks[1].weight)
     assert not torch.equal(banks[0].weight, banks[2].weight)
     assert banks[0].num_units == 4 and banks[0].num_frozen == 0
+
+
+def test_gradients_of_several_batches_can_be_taken_after_all_have_been_learned_from():
+    layer = linear_with(orthonormal(2, 6))
+    layer.subspace.grow(2, generator=torch.Generator().manual_seed(0))
+    layer.learning = True
+    batches = [draw(8, 6, seed=seed) for seed in range(2)]
+    sum(layer(x).sum() for x in batches).backward()
+    twin = linear_with(orthonormal(2, 6))
+    with torch.no_grad():
+        twin.weight.copy_(layer.weight)
+    for x in batches:
+        twin(x).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, twin.weight.grad)
 
 
 def test_projection_is_by_frozen_rows_only():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from heterodox.energy.prox_softmax import prox_softmax
+from heterodox.energy.proximal_operator import prox_softmax
 
 ALPHAS = (1e-5, 1e-3, 0.03, 0.125, 0.5, 0.9, 0.999)
 
@@ -127,7 +127,7 @@ def test_an_excluded_state_gets_nothing_and_leaves_the_others_as_if_it_were_not_
 def test_blocks_do_not_change_the_result(monkeypatch):
     x = draw(7, 5, 11)
     expected = prox_softmax(x, 0.125, dim=1)
-    monkeypatch.setattr("heterodox.energy.prox_softmax.CPU_BLOCK", 12)
+    monkeypatch.setattr("heterodox.energy.proximal_operator.CPU_BLOCK", 12)
     torch.testing.assert_close(prox_softmax(x, 0.125, dim=1), expected)
 
 

@@ -30,9 +30,11 @@ BENCHES = Slot(
         "label-noise": "heterodox.bench.label_noise:workload",
         "lora-gradient": "heterodox.bench.lora_gradient:workload",
         "loss": "heterodox.bench.loss:workload",
+        "mean-field": "heterodox.bench.mean_field:workload",
         "optimizer": "heterodox.bench.optimizer:workload",
         "output-layer": "heterodox.bench.output_layer:workload",
         "physical": "heterodox.bench.physical:workload",
+        "prox-softmax": "heterodox.bench.prox_softmax:workload",
         "regression-loss": "heterodox.bench.regression_loss:workload",
         "soft-labels": "heterodox.bench.soft_labels:workload",
         "spiking": "heterodox.bench.spiking:workload",
@@ -139,6 +141,13 @@ COMPONENTS = {
             "stablemax-float32-compiled": "heterodox.bench.loss:stablemax_float32_compiled",
         },
     ),
+    "mean-field": Slot(
+        "mean-field",
+        {
+            "unrolled": "heterodox.bench.mean_field:unrolled",
+            "implicit": "heterodox.bench.mean_field:implicit",
+        },
+    ),
     "optimizer": Slot(
         "optimizer",
         {
@@ -158,6 +167,14 @@ COMPONENTS = {
         {
             "autograd-loop": "heterodox.bench.physical:autograd_loop",
             "closed-form": "heterodox.bench.physical:closed_form",
+        },
+    ),
+    "prox-softmax": Slot(
+        "prox-softmax",
+        {
+            "nested": "heterodox.bench.prox_softmax:nested",
+            "prox-softmax": "heterodox.energy.proximal_operator:prox_softmax",
+            "softmax": "heterodox.bench.prox_softmax:softmax",
         },
     ),
     "regression-loss": Slot(
@@ -255,6 +272,9 @@ PEERS = {
     "loss": Slot(
         "against", {"cross-entropy-compiled": "heterodox.bench.loss:cross_entropy_compiled"}
     ),
+    "mean-field": Slot(
+        "against", {"torchdeq-anderson": "heterodox.bench.mean_field:torchdeq_anderson"}
+    ),
     "optimizer": Slot("against", {"perp-grad-loop": "heterodox.bench.optimizer:PerpGradLoop"}),
     "output-layer": Slot(
         "against",
@@ -265,6 +285,7 @@ PEERS = {
         },
     ),
     "physical": Slot("against", {}),
+    "prox-softmax": Slot("against", {}),
     "regression-loss": Slot(
         "against", {"geomloss-mmd": "heterodox.bench.regression_loss:geomloss_mmd"}
     ),
@@ -293,6 +314,7 @@ PACKAGES = {
     "performer-pytorch": "performer_pytorch",
     "snntorch": "snntorch",
     "transformers-generate": "transformers",
+    "torchdeq-anderson": "torchdeq",
     "x-transformers": "x_transformers",
     "x-transformers-sigmoid": "x_transformers",
 }
@@ -312,9 +334,11 @@ SIZES = {
     "label-noise": ("128x10", "128x100"),
     "lora-gradient": ("1024", "4096", "16384"),
     "loss": ("4096x10", "4096x113", "1024x32000"),
+    "mean-field": ("16", "128"),
     "optimizer": ("20x1000000", "mlp", "transformer"),
     "output-layer": ("2000x128", "20000x128", "200000x128", "800000x128"),
     "physical": ("206x20x7", "1000x74x10"),
+    "prox-softmax": ("128x4x8x8", "128x20x28x28"),
     "regression-loss": ("128", "512", "1024", "4096"),
     "soft-labels": ("4096x10", "1024x1000", "256x10000"),
     "spiking": ("100x128x64", "100x128x256"),

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from heterodox.energy.fixed_point import SolverInfo, implicit_fixed_point
-from heterodox.energy.prox_softmax import prox_softmax, pull_back
+from heterodox.energy.proximal_operator import prox_softmax, pull_back
 
 POWER_ITERATIONS = 12
 

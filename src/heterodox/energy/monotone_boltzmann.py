@@ -18,11 +18,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from heterodox.energy.completion_loss import focal_completion_loss
+from heterodox.energy.couplings import check_monotonicity, monotone_couplings
 from heterodox.energy.fixed_point import SolverInfo, check_solver, solve_fixed_point
 from heterodox.energy.mean_field import Observation, check_observed, mean_field
 from heterodox.energy.monotone_convolution import MonotoneConvBoltzmannMachine
-from heterodox.energy.monotone_couplings import check_monotonicity, monotone_couplings
-from heterodox.energy.prox_softmax import check_alpha, prox_softmax
+from heterodox.energy.proximal_operator import check_alpha, prox_softmax
 from heterodox.energy.state_groups import StateGroups
 
 __all__ = [

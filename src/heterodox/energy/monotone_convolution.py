@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from heterodox.energy.convolution_array import Layer, checked_layers, connections_of, own_blocks
+from heterodox.energy.couplings import check_monotonicity, shrinking
 from heterodox.energy.fixed_point import SolverInfo, check_solver
 from heterodox.energy.mean_field import Observation, check_observed, mean_field
-from heterodox.energy.monotone_couplings import check_monotonicity, shrinking
-from heterodox.energy.prox_softmax import check_alpha
+from heterodox.energy.proximal_operator import check_alpha
 
 # Entries up to which steps may use Φ as a matrix.
 LARGEST_MATRIX = 1024

@@ -80,7 +80,9 @@ class ContinualSettings:
 
 
 SETTINGS = {
-    Scale.SMOKE: ContinualSettings(3, epochs=2, hidden=48, batch_size=32, samples=60),
+    Scale.SMOKE: ContinualSettings(
+        3, train_images=800, epochs=2, hidden=48, batch_size=32, samples=60
+    ),
     Scale.LAPTOP: ContinualSettings(5, train_images=10_000, test_images=2_000),
     # The paper's for permuted MNIST, where its additions fall from 70 to 10 neurons.
     Scale.PAPER: ContinualSettings(10, hidden=800, first_units=0.2, more_units=0.06),
