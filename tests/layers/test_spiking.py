@@ -212,7 +212,7 @@ def test_dsr_neurons_follow_their_equations():
     neurons = DSRLIF(0.4, tau=1.5, delta_t=0.1, alpha=0.5).double()
     tau, step, time = 1.5, 0.1, 20
     # Rates below 0, between, and above what a neuron can give, θτ/Δt = 6.
-    current = (0.5 * draw(time, 3) + torch.tensor([-2.0, 3.0, 20.0])).requires_grad_()
+    current = (0.5 * draw(time, 3) + torch.tensor([-2.0, 3.0, 8.0])).requires_grad_()
     output = neurons(current)
     torch.testing.assert_close(output, dsr_loop(current.detach(), neurons))
     weights = draw(time, 3, seed=1)

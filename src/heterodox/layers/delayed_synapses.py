@@ -24,7 +24,7 @@ from torch import Tensor, nn
 # what one of the products of transforms costs. Measured on a CPU.
 COST_OF_TRANSFORM, COST_OF_PRODUCT = 12.0, 2.8
 
-LEAST_WIDTH = 0.25
+LEAST_WIDTH = 0.27
 EPS = 1e-7
 
 
