@@ -39,6 +39,7 @@ TINY = {
     "graph": "karate-club-2",
     "head": "8x6x10x4",
     "hebbian-update": "2x1x5x3",
+    "hopfield": "20x3x2",
     "label-noise": "4x3",
     "lora-gradient": "32",
     "loss": "8x5",
@@ -282,6 +283,16 @@ def test_the_nested_loops_find_the_same_point_as_one_iteration():
         torch.testing.assert_close(*results, rtol=0, atol=1e-4)
 
 
+def test_hopfield_networks_of_every_kind_follow_the_same_fields(monkeypatch):
+    monkeypatch.setattr("heterodox.bench.hopfield.BETA", 1e6)  # no chance is left
+    case = Case("40x3x2", "10 steps")  # so that no field is zero
+    expected = BENCHES["hopfield"]().prepare(contestant("hopfield", "dense"), case, "cpu")()
+    for name in ("factors", *chosen_peers("hopfield", None)):
+        found = BENCHES["hopfield"]().prepare(contestant("hopfield", name), case, "cpu")()
+        for row, truth in zip(found, expected, strict=True):
+            assert row.tolist() == truth.tolist()
+
+
 def test_solvers_of_the_mean_field_agree():
     for passes in ("forward", "forward and backward"):
         results = {
@@ -299,6 +310,7 @@ def test_solvers_of_the_mean_field_agree():
 @pytest.mark.parametrize(
     ("slot", "size"),
     [
+        ("hopfield", "20x3"),
         ("mean-field", "0"),
         ("prox-softmax", "3x4"),
         ("attention", "0"),

@@ -28,7 +28,7 @@ NOT_FINITE = {
     "plain_training_only_scales_the_weights": "undefined if the training set is never fitted",
 }
 
-TREE = {"schema", "kind", "paper", "scale", "written", "environment", "claims"}
+TREE = {"schema", "kind", "paper", "scale", "written", "environment", "seconds", "claims"}
 PAPER = {"id", "title", "arxiv", "year", "slot", "summary"}
 CLAIM = {
     *("name", "says", "reported", "metric", "better", "set_up", "differs", "expects", "arms"),

@@ -50,6 +50,14 @@ def test_values_are_those_of_the_function_itself(tmp_path):
     assert tree["claims"][0]["values"]["better"]["2"] == expected
 
 
+def test_the_time_of_a_run_counts_once_however_many_claims_share_it(tmp_path):
+    (tree,) = run([toy_claims.paper], options(tmp_path), quiet()).trees
+    records = [json.loads(file.read_text()) for file in (tmp_path / "jobs").rglob("*.json")]
+    assert len(records) == 4 * 3 + 3
+    total = sum(record["seconds"] for record in records)
+    assert tree["seconds"] == pytest.approx(total, abs=0.1)
+
+
 def test_a_second_run_measures_nothing_again(tmp_path, monkeypatch):
     monkeypatch.setenv("TOY_LOG", str(tmp_path / "log"))
     monkeypatch.setenv("TOY_SECONDS", "0")

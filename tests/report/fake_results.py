@@ -144,6 +144,7 @@ def paper(
         "scale": scale,
         "written": "2026-11-25T19:00:00+00:00",
         "environment": ENVIRONMENT,
+        "seconds": 600.0,
         "claims": claims,
     }
 

@@ -87,6 +87,7 @@ def test_other_files_and_folders_are_ignored(tmp_path):
         lambda tree: tree | {"claims": [tree["claims"][0] | {"values": {"a": {"1": True}}}]},
         lambda tree: tree | {"claims": [tree["claims"][0] | {"values": {"a": {"1": 10**400}}}]},
         lambda tree: tree | {"claims": [tree["claims"][0] | {"seconds": "long"}]},
+        lambda tree: tree | {"seconds": "long"},
         lambda tree: tree | {"claims": [tree["claims"][0] | {"effects": [3]}]},
         lambda tree: tree | {"claims": [tree["claims"][0] | {"says": "\ud800"}]},
         lambda tree: (

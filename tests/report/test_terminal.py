@@ -34,7 +34,7 @@ def test_verdict_effect_and_means_are_told(gallery):
     mean = f"{sum(claim.values['softmax'].values()) / 5:.3f}"
     assert f"softmax  {mean}" in text
     assert "below" in text and "0.02" in text
-    assert "4 claims: 2 hold, 1 fails, 1 inconclusive; 12 min of measuring" in text
+    assert "4 claims: 2 hold, 1 fails, 1 inconclusive; 10 min of measuring" in text
 
 
 def test_failed_runs_are_named_with_their_error(gallery):

@@ -27,6 +27,7 @@ BENCHES = Slot(
         "graph": "heterodox.bench.forward_graph:workload",
         "head": "heterodox.bench.head:workload",
         "hebbian-update": "heterodox.bench.adaptation:updates",
+        "hopfield": "heterodox.bench.hopfield:workload",
         "label-noise": "heterodox.bench.label_noise:workload",
         "lora-gradient": "heterodox.bench.lora_gradient:workload",
         "loss": "heterodox.bench.loss:workload",
@@ -114,6 +115,13 @@ COMPONENTS = {
         {
             "unfolded": "heterodox.bench.adaptation:unfolded",
             "convolutions": "heterodox.learning.hebbian:soft_hebbian_conv2d_update",
+        },
+    ),
+    "hopfield": Slot(
+        "hopfield",
+        {
+            "dense": "heterodox.bench.hopfield:dense",
+            "factors": "heterodox.bench.hopfield:by_factors",
         },
     ),
     "label-noise": Slot(
@@ -263,6 +271,7 @@ PEERS = {
     ),
     "head": Slot("against", {"fourier-every-wave": "heterodox.bench.head:EveryWave"}),
     "hebbian-update": Slot("against", {}),
+    "hopfield": Slot("against", {"hopfieldnetwork": "heterodox.bench.hopfield:hopfieldnetwork"}),
     "label-noise": Slot(
         "against", {"elr-list-of-indices": "heterodox.bench.label_noise:ListOfIndices"}
     ),
@@ -307,6 +316,7 @@ PACKAGES = {
     "fla-linear": "fla",
     "geomloss-mmd": "geomloss",
     "gbnn": "gbnn",
+    "hopfieldnetwork": "hopfieldnetwork",
     "linformer": "linformer",
     "nltk": "nltk",
     "nystrom-attention": "nystrom_attention",
@@ -331,6 +341,7 @@ SIZES = {
     "graph": ("karate-club-2", "cora-2", "cora-4"),
     "head": ("512x32x50x12", "512x64x256x32", "64x384x4096x550", "512x384x4096x550"),
     "hebbian-update": ("200x3x32x16", "200x16x32x32"),
+    "hopfield": ("1000x60x8", "4000x60x8", "16000x60x8"),
     "label-noise": ("128x10", "128x100"),
     "lora-gradient": ("1024", "4096", "16384"),
     "loss": ("4096x10", "4096x113", "1024x32000"),

@@ -50,6 +50,7 @@ def summarise(paper: Paper, scale: Scale, runs: Runs, failures: Failures) -> dic
         "scale": str(scale),
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "environment": _environment(records),
+        "seconds": round(sum(record.seconds for record in records), 1),
         "claims": claims,
     }
 

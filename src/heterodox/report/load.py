@@ -120,6 +120,9 @@ class PaperFacts:
 class PaperResult:
     """The claims of one paper, or one comparison, measured at one scale.
 
+    Attributes:
+        seconds: of all runs, each counted once however many claims share it; NaN if not written.
+
     Example:
         >>> tree = {
         ...     "schema": 1, "kind": "paper", "scale": "laptop", "written": "", "claims": [],
@@ -137,6 +140,7 @@ class PaperResult:
     written: str
     environment: dict[str, str]
     claims: list[ClaimResult]
+    seconds: float
 
     @property
     def key(self) -> str:
@@ -188,6 +192,7 @@ class PaperResult:
                 for name, fact in _object(tree.get("environment"), "environment").items()
             },
             claims=claims,
+            seconds=_number(tree.get("seconds", math.nan), "seconds"),
         )
 
     def to_json(self) -> dict[str, Any]:

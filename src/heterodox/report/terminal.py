@@ -75,7 +75,7 @@ def _measured(claim: ClaimResult) -> str:
 
 def _total(results: Sequence[PaperResult]) -> str:
     counts = {verdict: sum(result.tally[verdict] for result in results) for verdict in MARKS}
-    seconds = sum(claim.seconds for result in results for claim in result.claims)
+    seconds = sum(result.seconds for result in results)
     claims = sum(counts.values())
     return f"{claims} claim{'s' * (claims != 1)}: {tally(counts)}; {duration(seconds)} of measuring"
 
