@@ -26,7 +26,7 @@ def line(rows=120):
     return TabularData("line", columns, 5 + 20 * x[:, 0], "y")
 
 
-@pytest.mark.parametrize("model", ["mlp", "linear", "forest", "boosting"])
+@pytest.mark.parametrize("model", ["mlp", "linear", "forest", "boosting", "gbnn"])
 @pytest.mark.parametrize("data", ["line", "iris"])
 def test_every_model_learns_numbers_and_classes(model, data):
     table = line() if data == "line" else load_tabular(data)

@@ -315,7 +315,7 @@ def part_of(graph: GraphData, seed: int) -> GraphData:
     metric="processor time of an epoch of all layers [ms]",
     expects=RatioAtLeast("FF, virtual nodes", "SF", HALF),
     arms=("BP", "SF", "FF, virtual nodes"),
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="an_epoch_of_forward_forward_by_labels_costs_more",
@@ -327,7 +327,7 @@ def part_of(graph: GraphData, seed: int) -> GraphData:
         RatioAtLeast("FF, labels", "SF", HALF),
     ),
     arms=("SF", "FF, labels", "FF, labels in a loop"),
-    seeds=3,
+    seeds=5,
 )
 def time_of_an_epoch(seed: int, scale: Scale) -> dict[str, Measurement]:
     """On 80 % of Cora's nodes, others for each seed: one step of every layer of a GCN of two layers
@@ -358,7 +358,7 @@ DEPTHS = (2, 4, 8)
         RatioAtLeast("BP, 8 layers", "BP, 2 layers", 2.0),
     ),
     arms=tuple(f"{arm}, {depth} layers" for arm in ("BP", "SF") for depth in DEPTHS),
-    seeds=3,
+    seeds=5,
 )
 def memory_by_depth(seed: int, scale: Scale) -> dict[str, Measurement]:
     """On 80 % of Cora's nodes, others for each seed: the peak of live tensors in one step of

@@ -89,7 +89,7 @@ TUNED = (Tuning("permuted_images", train, RATE, RATES, None, "higher"),)
     reads="BWT",
     expects=(AtLeast("HLOP", -3), AtMost("SGD", -8)),
     arms=("SGD", "HLOP"),
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="as_good_as_elastic_weights",
@@ -99,7 +99,7 @@ TUNED = (Tuning("permuted_images", train, RATE, RATES, None, "higher"),)
     better="higher",
     expects=(Beats("EWC", arm="HLOP"), Beats("SGD", arm="HLOP")),
     arms=("SGD", "EWC", "HLOP", "joint"),
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="nearly_as_good_as_singular_values",
@@ -109,7 +109,7 @@ TUNED = (Tuning("permuted_images", train, RATE, RATES, None, "higher"),)
     better="higher",
     expects=NoWorseThan("GPM", margin=3, arm="HLOP"),
     arms=("GPM", "HLOP"),
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="hebbian_neurons_find_the_principal_subspace",
@@ -120,7 +120,7 @@ TUNED = (Tuning("permuted_images", train, RATE, RATES, None, "higher"),)
     reads="energy share",
     expects=AtLeast("HLOP", 0.95),
     arms=("HLOP",),
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="their_weights_are_orthonormal",
@@ -130,7 +130,7 @@ TUNED = (Tuning("permuted_images", train, RATE, RATES, None, "higher"),)
     reads="orthonormality",
     expects=AtMost("HLOP", 0.05),
     arms=("HLOP",),
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="any_training_rule_will_do",
@@ -146,7 +146,7 @@ TUNED = (Tuning("permuted_images", train, RATE, RATES, None, "higher"),)
         Beats("SGD by DSR", arm="HLOP by DSR"),
     ),
     arms=("SGD by OTTT", "HLOP by OTTT", "SGD by DSR", "HLOP by DSR"),
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="spiking_lateral_neurons_suffice",
@@ -156,7 +156,7 @@ TUNED = (Tuning("permuted_images", train, RATE, RATES, None, "higher"),)
     better="higher",
     expects=Within("HLOP, spiking", -1, 1, of="HLOP"),
     arms=("HLOP", "HLOP, spiking"),
-    seeds=3,
+    seeds=5,
 )
 def permuted_images(
     arm: Literal[

@@ -71,7 +71,7 @@ TUNED = (Tuning("spoken_digits", train, RATE, RATES, None, "higher"),)
     better="higher",
     expects=Beats("no delays", by=2, arm="fixed delays"),
     arms=("no delays", "fixed delays"),
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="learned_delays_help_more",
@@ -81,7 +81,7 @@ TUNED = (Tuning("spoken_digits", train, RATE, RATES, None, "higher"),)
     better="higher",
     expects=Beats("fixed delays", by=1, arm="learned delays"),
     arms=("fixed delays", "learned delays"),
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="sparse_synapses_widen_the_gap",
@@ -91,7 +91,7 @@ TUNED = (Tuning("spoken_digits", train, RATE, RATES, None, "higher"),)
     better="higher",
     expects=Beats("sparse, fixed delays", by=3, arm="sparse, learned delays"),
     arms=("sparse, fixed delays", "sparse, learned delays"),
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="a_shrinking_blur_helps",
@@ -101,7 +101,7 @@ TUNED = (Tuning("spoken_digits", train, RATE, RATES, None, "higher"),)
     better="higher",
     expects=Beats("learned, constant blur", by=0.5, arm="learned delays"),
     arms=("learned, constant blur", "learned delays"),
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="rounding_the_delays_costs_little",
@@ -111,7 +111,7 @@ TUNED = (Tuning("spoken_digits", train, RATE, RATES, None, "higher"),)
     reads="drop",
     expects=AtMost("learned delays", 0.5),
     arms=("learned delays",),
-    seeds=3,
+    seeds=5,
 )
 def spoken_digits(
     arm: Literal[

@@ -62,7 +62,7 @@ TUNED = (Tuning("completion_and_classification", train, RATE, RATES, None, "lowe
     "RBM of similar size is of no use",
     metric="label error from 40 % of the pixels [%]",
     expects=RatioAtMost("mDBM", "RBM", 0.5),
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="the_same_model_completes_them",
@@ -71,7 +71,7 @@ TUNED = (Tuning("completion_and_classification", train, RATE, RATES, None, "lowe
     metric="wrong grey levels of hidden pixels [%]",
     reads="pixel error",
     expects=RatioAtMost("mDBM", "RBM", 1.0),
-    seeds=3,
+    seeds=5,
 )
 def completion_and_classification(
     arm: Literal["mDBM", "RBM", "nearest image"], seed: int, scale: Scale, device: str
@@ -178,7 +178,7 @@ def spread_of_fixed_points(
     metric="largest distance between marginals from 32 random starts",
     expects=tuple(AtMost(arm, 1e-4) for arm in MONOTONE),
     arms=MONOTONE,
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="the_fixed_point_is_always_found",
@@ -189,7 +189,7 @@ def spread_of_fixed_points(
     reads="converged",
     expects=tuple(AtLeast(arm, 99.9) for arm in MONOTONE),
     arms=MONOTONE,
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="without_the_constraint_starts_end_apart",
@@ -203,7 +203,7 @@ def spread_of_fixed_points(
         AtLeast("unconstrained, trained x 10", 0.1),
     ),
     arms=FREE,
-    seeds=3,
+    seeds=5,
 )
 def fixed_points(seed: int, scale: Scale) -> dict[str, Measurement]:
     """A dense machine over the 64 pixels of handwritten digits and their label, with its initial
@@ -261,7 +261,7 @@ class NumbersKept(torch.autograd.graph.saved_tensors_hooks):
     better="higher",
     expects=AtLeast("implicit, 200 steps", 0.999),
     arms=("implicit, 200 steps", *UNROLLED_STEPS),
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="its_memory_does_not_grow",
@@ -274,7 +274,7 @@ class NumbersKept(torch.autograd.graph.saved_tensors_hooks):
         Slope(UNROLLED_STEPS, 0.8, 1.1, log=True),
     ),
     arms=(*IMPLICIT_STEPS, *UNROLLED_STEPS),
-    seeds=3,
+    seeds=5,
 )
 def gradients(seed: int, scale: Scale) -> dict[str, Measurement]:
     """A dense machine over the pixels of digits and their label, with random weights; the loss is

@@ -141,7 +141,7 @@ GAINS = ("gain by the Hebbian step", "gain by the modulator")
         Beats("source", arm="NHL"),
     ),
     arms=ARMS,
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="nhl_beats_tent_if_both_predict_after_the_step",
@@ -151,7 +151,7 @@ GAINS = ("gain by the Hebbian step", "gain by the modulator")
     reads=AFTER,
     expects=Beats("Tent", arm="NHL"),
     arms=ARMS,
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="the_modulator_does_most_of_the_work",
@@ -161,7 +161,7 @@ GAINS = ("gain by the Hebbian step", "gain by the modulator")
     better="higher",
     expects=Beats(GAINS[0], arm=GAINS[1]),
     arms=GAINS,
-    seeds=3,
+    seeds=5,
 )
 def fifteen_corruptions(seed: int, scale: Scale, device: str) -> dict[str, Measurement]:
     """A small convolutional network with batch norm learns Fashion-MNIST; then 2000 test images
@@ -209,7 +209,7 @@ SIZES = (10, 50, 200)
     metric="mean error over 5 corruptions [%]",
     expects=Beats("Tent, batch 50", arm="NHL, batch 50"),
     arms=("Tent, batch 50", "NHL, batch 50"),
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="all_methods_need_more_than_10_images",
@@ -218,7 +218,7 @@ SIZES = (10, 50, 200)
     metric="mean error over 5 corruptions [%]",
     expects=tuple(Beats(f"{arm}, batch 10", arm=f"{arm}, batch 200") for arm in METHODS),
     arms=tuple(f"{arm}, batch {size}" for arm in METHODS for size in SIZES),
-    seeds=3,
+    seeds=5,
 )
 def batch_sizes(seed: int, scale: Scale, device: str) -> dict[str, Measurement]:
     """The same source model, 1000 images with each of five corruptions at severity 5, in batches of

@@ -298,7 +298,7 @@ SQUARED = ("cavity, squared", "cavity, squared and normalised")
     better="higher",
     expects=(Beats("no physics", by=3, arm="fibre"), Beats("no physics", by=3, arm="cavity")),
     arms=("no physics", "fibre", "cavity"),
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="no_normalisation_is_needed",
@@ -308,7 +308,7 @@ SQUARED = ("cavity, squared", "cavity, squared and normalised")
     better="higher",
     expects=NoWorseThan(SQUARED[1], margin=1, arm="cavity"),
     arms=(SQUARED[1], "cavity"),
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="squared_goodness_needs_it",
@@ -319,7 +319,7 @@ SQUARED = ("cavity, squared", "cavity, squared and normalised")
     better="higher",
     expects=AtMost(SQUARED[0], 1),
     arms=("cavity", *SQUARED),
-    seeds=3,
+    seeds=5,
 )
 def digits_without_skip(
     arm: Literal[
@@ -381,7 +381,7 @@ LOST = "lost by the drift"
     reads=LOST,
     expects=AtMost("PhyLL", 3),
     arms=DRIFT_ARMS,
-    seeds=3,
+    seeds=5,
 )
 @paper.claim(
     name="a_stale_twin_does_not_recover",
@@ -391,7 +391,7 @@ LOST = "lost by the drift"
     better="higher",
     expects=Beats("in-silico BP", by=8, arm="PhyLL"),
     arms=DRIFT_ARMS,
-    seeds=3,
+    seeds=5,
 )
 def drift(seed: int, scale: Scale, device: str) -> dict[str, Measurement]:
     """The scattering cavities of above, noise included; after training, both drift by 0.5. Then

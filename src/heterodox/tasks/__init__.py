@@ -94,7 +94,7 @@ TASKS = {
             check="heterodox.tasks.tabular:check",
             settings="heterodox.tasks.tabular:SETTINGS",
             slots={
-                "model": ("mlp", "linear", "forest", "boosting"),
+                "model": ("mlp", "linear", "forest", "boosting", "gbnn"),
                 "loss": ("default", *REGRESSION_LOSSES, *LOSSES),
                 "optimizer": OPTIMIZERS,
                 "schedule": SCHEDULES,

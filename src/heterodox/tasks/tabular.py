@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from heterodox.data.tabular import TabularData, TabularSplit, load_tabular, split_table
 from heterodox.experiment.measurement import Curve, Measurement
 from heterodox.experiment.scale import Scale
+from heterodox.learning.boosting import BoostedNetworkClassifier, BoostedNetworkRegressor
 from heterodox.losses import LOSSES, REGRESSION_LOSSES
 from heterodox.models.bottleneck import BottleneckMLP
 from heterodox.optim import OPTIMIZERS, SCHEDULES
@@ -36,7 +37,7 @@ from heterodox.training.seeding import derived_seed, generator_for, seeded
 ModelFactory = Callable[[int, int], nn.Module]
 """`(features, outputs) -> Module`; outputs are 1 for regression, else the number of classes."""
 
-MODELS = ("mlp", "linear", "forest", "boosting")
+MODELS = ("mlp", "linear", "forest", "boosting", "gbnn")
 
 EVALUATED_AT_ONCE = 4096
 
@@ -179,9 +180,9 @@ def train(
     """Trains a model on a table and evaluates it on rows that it has not seen.
 
     Args:
-        model: "mlp", or one of scikit-learn's "linear", "forest" and "boosting"; a callable
-            `(features, outputs) -> Module`; or an estimator with `fit` and `predict`, which is
-            cloned.
+        model: "mlp"; one of scikit-learn's "linear", "forest" and "boosting"; "gbnn", the boosted
+            network of `heterodox.learning`; a callable `(features, outputs) -> Module`; or an
+            estimator with `fit` and `predict`, which is cloned.
         loss: a name of the slot, or a callable `(input, target)`; "default" is the mean squared
             error for numbers and cross-entropy for classes. A callable that has parameters `x` and
             `t` is also given the features and the code, for which a model of the caller's own must
@@ -411,6 +412,8 @@ def _estimator(name: str, kind: str, seed: int) -> Any:
         ("boosting", "classification"): partial(
             ensemble.HistGradientBoostingClassifier, random_state=seed
         ),
+        ("gbnn", "regression"): partial(BoostedNetworkRegressor, random_state=seed),
+        ("gbnn", "classification"): partial(BoostedNetworkClassifier, random_state=seed),
     }
     return made[name, kind]()
 
