@@ -5,12 +5,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heterodox.continual.elastic_weights import ElasticWeights
 from heterodox.continual.metrics import accuracy_matrix, average_accuracy, backward_transfer
-from heterodox.continual.streams import permuted_tasks, split_tasks
+from heterodox.continual.orthogonal_projection import (
+    OrthogonalProjection,
+    ProjectedLinear,
+    gradient_projection_basis,
+)
+from heterodox.continual.streams import ImageTask, permuted_tasks, split_tasks
 from heterodox.data import ImageData, load_images
+from heterodox.training.seeding import seeded
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -86,6 +93,48 @@ def test_split_tasks_deal_out_the_classes(digits):
     assert all(task.test_labels.unique().tolist() == [0, 1] for task in tasks)
     ours = (digits.train_labels == 3).sum()
     assert (tasks[1].train_labels == 1).sum() == ours
+
+
+def test_split_tasks_with_heads_of_their_own_keep_what_their_heads_said(digits):
+    """Scores of remembered images do not move, and accuracies on them stay what they were."""
+    tasks = split_tasks(digits, 5)[:3]
+    with seeded(0):
+        body = nn.Sequential(ProjectedLinear(64, 40), nn.ReLU(), ProjectedLinear(40, 40), nn.ReLU())
+        heads = nn.ModuleList(nn.Linear(40, 2) for _ in tasks)
+    body, heads = body.double(), heads.double()
+    learner = OrthogonalProjection(body)
+    said = []
+
+    def scores(number: int, task: ImageTask) -> Tensor:
+        return heads[number](body(task.train_inputs[:8].double())).detach()
+
+    def learn(number: int, task: ImageTask) -> None:
+        learner.begin_task(0)
+        learned = [*body.parameters(), *heads[number].parameters()]
+        optimizer = torch.optim.SGD(learned, lr=0.1)
+        for _ in range(30):
+            optimizer.zero_grad()
+            found = heads[number](body(task.train_inputs.double()))
+            F.cross_entropy(found, task.train_labels).backward()
+            optimizer.step()
+        hidden = task.train_inputs[:8].double()
+        for layer in learner.layers:
+            known = layer.subspace.frozen
+            layer.subspace.add_frozen(gradient_projection_basis(hidden, 1.0, known=known))
+            hidden = F.relu(layer(hidden)).detach()
+        learner.end_task()
+        said.append(scores(number, task))
+
+    def accuracy(number: int, task: ImageTask) -> float:
+        right = scores(number, task).argmax(-1) == task.train_labels[:8]
+        return 100 * right.double().mean().item()
+
+    before = body[0].weight.detach().clone()
+    matrix = accuracy_matrix(tasks, learn, accuracy)
+    for number, task in enumerate(tasks):
+        assert (scores(number, task) - said[number]).abs().max() < 1e-10
+    assert backward_transfer(matrix) == 0 and average_accuracy(matrix) > 90
+    assert (body[0].weight - before).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("part", ["train", "test"])

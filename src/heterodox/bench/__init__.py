@@ -72,7 +72,13 @@ COMPONENTS = {
             "soft-cholesky": "heterodox.bench.attention_vision:soft_cholesky",
         },
     ),
-    "boosting": Slot("boosting", {"boosted-network": "heterodox.bench.boosting:boosted"}),
+    "boosting": Slot(
+        "boosting",
+        {
+            "boosted-network": "heterodox.bench.boosting:boosted",
+            "boosted-classifier": "heterodox.bench.boosting:boosted_classifier",
+        },
+    ),
     "continual": Slot(
         "continual",
         {
@@ -254,7 +260,12 @@ PEERS = {
     ),
     "boosting": Slot(
         "against",
-        {"gbnn": "heterodox.bench.boosting:gbnn", "mlp": "heterodox.bench.boosting:mlp"},
+        {
+            "gbnn": "heterodox.bench.boosting:gbnn",
+            "mlp": "heterodox.bench.boosting:mlp",
+            "mlp-classifier": "heterodox.bench.boosting:mlp_classifier",
+            "boosted-trees": "heterodox.bench.boosting:boosted_trees",
+        },
     ),
     "continual": Slot("against", {}),
     "delays": Slot("against", {"dcls": "heterodox.bench.delays:DCLS"}),
