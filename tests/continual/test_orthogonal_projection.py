@@ -494,3 +494,46 @@ def test_cuda_equals_the_cpu():
     twin(x.cuda()).square().sum().backward()
     torch.testing.assert_close(twin.weight.grad.cpu(), layer.weight.grad)
     torch.testing.assert_close(twin.subspace.weight.cpu(), layer.subspace.weight)
+
+
+def test_a_loaded_model_goes_on_with_its_second_task():
+    def network() -> nn.Sequential:
+        bank = HebbianSubspace(6)
+        return nn.Sequential(ProjectedLinear(6, 5, True, subspace=bank), nn.BatchNorm1d(5))
+
+    model = network()
+    first = OrthogonalProjection(model)
+    first.begin_task(2)
+    model(draw(8, 6).float())
+    first.end_task()
+    loaded = network()
+    loaded.load_state_dict(model.state_dict())
+    OrthogonalProjection(loaded).begin_task(1)
+    layer, norm = loaded
+    assert layer.projecting and not layer.bias.requires_grad and not norm.weight.requires_grad
+    x = draw(8, 6).float()
+    torch.testing.assert_close(loaded.train()(x), loaded.eval()(x))
+
+
+@pytest.mark.parametrize("learning", [False, True])
+@pytest.mark.parametrize("size", [(6, 9), (9, 6)])
+def test_under_autocast_weights_still_move_only_outside_of_the_subspace(size, learning):
+    ins, outs = size
+    layer = linear_with(orthonormal(2, ins), outs).float()
+    layer.learning = learning
+    if learning:
+        layer.subspace.grow(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        layer(draw(4, ins).float()).float().square().sum().backward()
+    assert layer.weight.grad is not None and layer.weight.grad.dtype == torch.float32
+    inside = layer.weight.grad @ layer.subspace.frozen.T
+    assert inside.abs().max() < 0.05 * layer.weight.grad.abs().max()
+
+
+def test_the_rule_stands_outside_of_autograd_and_refuses_other_shapes():
+    weight, x = orthonormal(2, 6), draw(4, 6).requires_grad_()
+    new, velocity = hebbian_subspace_update(weight, x, lr=0.1)
+    assert not new.requires_grad and not velocity.requires_grad
+    for shape in ((6,), (2, 4, 6)):
+        with pytest.raises(ValueError, match=r"x: .* expected"):
+            hebbian_subspace_update(weight, draw(*shape), lr=0.1)

@@ -400,6 +400,7 @@ def test_the_global_generator_is_left_alone():
         ("severity", (torch.rand(1, 1, 8, 8), "fog", 0)),
         ("severity", (torch.rand(1, 1, 8, 8), "fog", 6)),
         ("severity", (torch.rand(1, 1, 8, 8), "fog", 2.5)),
+        ("severity", (torch.rand(1, 1, 8, 8), "fog", 2.0)),
         ("images", (torch.rand(1, 2, 8, 8), "fog", 1)),
         ("images", (torch.rand(1, 8, 8), "fog", 1)),
         ("images", (torch.rand(1, 1, 7, 8), "fog", 1)),

@@ -232,6 +232,17 @@ def test_observing_nothing_is_as_no_observation():
     assert made().shape == (1, SIZE)
 
 
+def test_integers_as_of_one_hot_are_an_observation():
+    made, values = machine(), one_hot()
+    assert torch.equal(made(values.long(), some()), made(values, some()))
+
+
+def test_squares_that_overflow_show_in_the_couplings():
+    A = torch.randn(8, SIZE, generator=torch.Generator().manual_seed(0))
+    for scale, finite in ((1e18, True), (1e19, False), (1e30, False)):
+        assert bool(monotone_couplings(scale * A, STATES, 0.1).isfinite().all()) == finite
+
+
 def test_a_soft_observation_is_held_as_given():
     made = machine()
     values = softmax_of_each(draw(4, SIZE))

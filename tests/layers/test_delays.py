@@ -399,3 +399,9 @@ def test_cuda_equals_the_cpu(mode):
     x = draw(12, 3, 6)
     expected = layer(x)
     torch.testing.assert_close(layer.cuda()(x.cuda()).cpu(), expected)
+
+
+def test_in_bfloat16_a_long_delay_is_still_one_tap():
+    weight, delay = torch.ones(1, 1, 1).bfloat16(), torch.full((1, 1, 1), 256.0).bfloat16()
+    kernel = hard_delay_kernel(weight, delay, 301)
+    assert kernel.count_nonzero() == 1 and kernel[0, 0, 256] == 1

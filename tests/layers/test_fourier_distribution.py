@@ -58,6 +58,11 @@ def test_icdf_is_the_inverse_of_cdf(density):
     torch.testing.assert_close(density.icdf(density.cdf(values)), values, rtol=0, atol=1e-6)
 
 
+def test_icdf_of_half_precision_is_exact_for_the_number_that_is_given(density):
+    half = torch.rand(4, 3).bfloat16()
+    torch.testing.assert_close(density.icdf(half), density.icdf(half.double()), rtol=0, atol=1e-6)
+
+
 def test_samples_follow_the_cdf(density):
     samples = density.sample((2000,), generator=torch.Generator().manual_seed(3))
     assert samples.shape == (2000, 3) and samples.abs().max() <= 1
@@ -133,6 +138,9 @@ def test_no_rows_give_no_numbers():
         ("value", lambda: FourierDistribution(draw(4)).log_prob(torch.tensor([math.nan]))),
         ("value", lambda: FourierDistribution(draw(4)).cdf(torch.tensor([-2.0]))),
         ("value", lambda: FourierDistribution(draw(4)).icdf(torch.tensor([1.1]))),
+        ("value", lambda: FourierDistribution(draw(4)).log_prob(0.3)),
+        ("value", lambda: FourierDistribution(draw(3, 4)).log_prob(torch.zeros(2))),
+        ("value", lambda: FourierDistribution(draw(3, 4)).icdf(torch.zeros(3, 2))),
     ],
 )
 def test_bad_input_names_the_argument(argument, call):

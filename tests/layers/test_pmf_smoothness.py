@@ -74,6 +74,7 @@ def test_no_rows_give_no_numbers():
     [
         ("pmf", lambda: smoothness(torch.zeros(3, 0))),
         ("pmf", lambda: smoothness(torch.tensor(1.0))),
+        ("pmf", lambda: smoothness(torch.tensor([1, 0]))),
         ("max_sigma", lambda: smoothness(torch.ones(3), max_sigma=0)),
     ],
 )

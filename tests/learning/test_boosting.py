@@ -99,11 +99,18 @@ def test_the_gradient_of_a_piece_is_that_of_its_objective(activation, monkeypatc
         fit_piece(X, r, 4, activation, 0.3, 10, np.random.RandomState(0))
 
 
+def load_several_targets(return_X_y):
+    X, y = load_diabetes(return_X_y=return_X_y)
+    return X, np.stack([y, y**2 / 100], axis=1)
+
+
 CASES = {
     "binary": (BoostedNetworkClassifier, load_breast_cancer),
     "multiclass": (BoostedNetworkClassifier, load_wine),
     "regression": (BoostedNetworkRegressor, load_diabetes),
+    "several targets": (BoostedNetworkRegressor, load_several_targets),
 }
+REGRESSION = ("regression", "several targets")
 
 
 def fitted(case, **options):
@@ -132,8 +139,8 @@ def test_the_merged_network_is_the_sum_of_its_pieces(case, activation):
     np.testing.assert_allclose(outputs.reshape(last.shape), factor * last, atol=1e-9)
     assert network[0].weight.shape == (8, X.shape[1])
     mlp = model.to_mlp()
-    assert (mlp.predict(X) == model.predict(X)).all() or case == "regression"
-    if case == "regression":
+    assert case in REGRESSION or (mlp.predict(X) == model.predict(X)).all()
+    if case in REGRESSION:
         np.testing.assert_allclose(mlp.predict(X), model.predict(X))
     else:
         np.testing.assert_allclose(mlp.predict_proba(X), model.predict_proba(X), atol=1e-12)
@@ -147,7 +154,7 @@ def test_a_stage_is_the_truncated_network(case):
     for steps in (1, 5, 9):
         short = model.truncate(steps)
         assert len(short.estimators_) == short.n_steps_ == steps
-        if case == "regression":
+        if case in REGRESSION:
             np.testing.assert_allclose(short.predict(X), stages[steps - 1])
         else:
             assert (short.predict(X) == stages[steps - 1]).all()
@@ -182,9 +189,14 @@ def test_one_step_is_a_least_squares_network_about_the_mean():
     assert model.n_iter_ == iterations > 1
 
 
-def test_a_rate_of_zero_keeps_the_constant():
-    model, X, y = fitted("regression", learning_rate=0.0)
-    np.testing.assert_allclose(model.predict(X), y.mean())
+@pytest.mark.parametrize("case", CASES)
+def test_a_rate_of_zero_keeps_the_constant(case):
+    model, X, y = fitted(case, learning_rate=0.0)
+    if case == "binary":
+        constant = np.log((y == 1).sum() / (y == 0).sum()) / 2
+    else:
+        constant = 0.0 if case == "multiclass" else y.mean(0)
+    np.testing.assert_allclose(raw(model, X), np.zeros_like(raw(model, X)) + constant)
 
 
 def test_the_seed_decides_and_nothing_else():
@@ -259,6 +271,8 @@ def test_it_keeps_the_contract_of_scikit_learn(estimator, check):
     [
         ("n_hidden", {"n_hidden": 2, "hidden_per_step": 3}),
         ("n_hidden", {"n_hidden": 0}),
+        ("n_hidden", {"n_hidden": 4.5}),
+        ("max_iter", {"max_iter": None}),
         ("hidden_per_step", {"hidden_per_step": 0}),
         ("max_iter", {"max_iter": 0}),
         ("learning_rate", {"learning_rate": -0.1}),

@@ -257,6 +257,24 @@ def test_cliques_are_told_apart(method, conv):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_labels_may_be_any_integers(method):
+    data, narrow = cliques(3), cliques(3)
+    narrow.y = narrow.y.to(torch.int32)
+    answers = []
+    for given in (data, narrow):
+        model = network(method, classes=3, layers=2)
+        model.fit(given, epochs=3)
+        answers.append(model.predict_proba(given))
+    torch.testing.assert_close(*answers)
+
+
+def test_training_in_float16_is_refused():
+    data = cliques(2, dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"x: torch.float16 given, .* expected"):
+        network().half().fit(data, epochs=1)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_labels_outside_of_training_do_not_matter(method):
     data = cliques(3)
     hidden = copy.copy(data)

@@ -452,6 +452,10 @@ X, LABELS = task(6)
         ("mode", lambda: aware("both")),
         ("twin", lambda: aware("aware")),
         ("twin", lambda: aware("in-silico", twin=cavities(1))),
+        (
+            "twin",
+            lambda: aware("in-silico", twin=[nn.Linear(FEATURES, 11)] * 2).fit(*task(), epochs=1),
+        ),
         ("physics", lambda: aware("ideal", [BlackBox(lambda x: x, FEATURES, FEATURES)])),
         ("x", lambda: aware("ideal").step(X[:, 1:], LABELS)),
         ("y", lambda: aware("ideal").step(X, LABELS[:2])),

@@ -187,6 +187,23 @@ def test_a_drift_turns_the_matrix_by_its_strength_and_keeps_its_size(strength):
     assert (np.abs(after) ** 2).sum() == pytest.approx((np.abs(before) ** 2).sum(), rel=0.02)
 
 
+@pytest.mark.parametrize("bits", [False, True])
+def test_the_coupling_of_scatterers_turns_by_no_more_than_the_strength(bits):
+    layer = ProgrammableCavity(120, 5, bits=bits)
+    before = complex_of(layer, "coupling")
+    layer.drift(0.5)
+    after = complex_of(layer, "coupling")
+    overlap = np.vdot(before, after).real / np.linalg.norm(before) / np.linalg.norm(after)
+    assert overlap == pytest.approx(math.cos(0.5), abs=0.03)
+    assert np.linalg.norm(after) == pytest.approx(np.linalg.norm(before), rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [(IN,), (2, 3, IN)])
+def test_only_rows_of_numbers_are_read(shape):
+    with pytest.raises(ValueError, match=r"x: .* expected"):
+        ScatteringCavity(IN, OUT)(torch.rand(shape))
+
+
 def test_a_twins_weights_drift_at_their_own_size():
     twin = DigitalTwin(nn.Linear(300, 200))
     before, bias = twin.module.weight.clone(), twin.module.bias.clone()

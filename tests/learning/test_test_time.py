@@ -506,3 +506,12 @@ def test_cuda_equals_the_cpu(method):
     adapter = TestTimeAdapter(network(), method=method).cuda()
     for x, logits in zip(batches(), expected, strict=True):
         torch.testing.assert_close(adapter(x.cuda()).cpu(), logits)
+
+
+@pytest.mark.parametrize("method", ["tent", "nhl"])
+def test_an_adapter_that_is_moved_goes_on_as_if_it_had_not_been(method):
+    x = batches().float()
+    stays, moved = (TestTimeAdapter(network().float(), method=method) for _ in range(2))
+    stays(x[0]), moved(x[0])
+    moved.double()
+    torch.testing.assert_close(moved(x[1].double()).float(), stays(x[1]), rtol=1e-4, atol=1e-4)

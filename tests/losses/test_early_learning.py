@@ -277,6 +277,9 @@ LOGITS, INDEX = torch.zeros(2, 3), torch.tensor([0, 1])
         ("index", lambda: EarlyLearningLoss(4, 3).eval()(LOGITS, INDEX, torch.tensor([0, 4]))),
         ("index", lambda: EarlyLearningLoss(4, 3)(LOGITS, INDEX[:1], INDEX[:1])),
         ("target", lambda: EarlyLearningLoss(4, 3)(LOGITS, INDEX[:1], INDEX)),
+        ("target", lambda: EarlyLearningLoss(4, 3)(LOGITS, torch.tensor([0, 3]), INDEX)),
+        ("target", lambda: EarlyLearningLoss(4, 3)(LOGITS, torch.tensor([0, -1]), INDEX)),
+        ("target", lambda: EarlyLearningLoss(4, 3)(LOGITS, INDEX.float(), INDEX)),
         ("input", lambda: EarlyLearningLoss(4, 5)(LOGITS, INDEX, INDEX)),
         ("input", lambda: update_targets(torch.zeros(4, 5), LOGITS, INDEX, 0.7)),
         ("momentum", lambda: update_targets(torch.zeros(4, 3), LOGITS, INDEX, 1.0)),
@@ -297,4 +300,22 @@ def test_a_refused_batch_leaves_targets_as_they_were():
     loss = EarlyLearningLoss(4, 3)
     with pytest.raises(ValueError, match=r"^index: "):
         loss(LOGITS, INDEX, torch.tensor([0, 9]))
+    with pytest.raises(ValueError, match=r"^target: 3 given"):
+        loss(LOGITS, torch.tensor([0, 3]), INDEX)
+    assert not loss.targets.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32])
+def test_labels_and_indices_may_be_of_any_whole_type(dtype):
+    logits, labels, index = normal(3, 4), torch.tensor([3, 0, 2]), torch.tensor([4, 1, 0])
+    small, full = (EarlyLearningLoss(5, 4, dtype=torch.float64) for _ in range(2))
+    found = small(logits, labels.to(dtype), index.to(torch.int32))
+    assert torch.equal(found, full(logits, labels, index))
+
+
+def test_an_empty_batch_is_what_it_is_for_cross_entropy():
+    nothing = torch.zeros(0, dtype=torch.int64)
+    loss = EarlyLearningLoss(4, 3)
+    assert loss(LOGITS[:0], nothing, nothing).isnan()
+    assert EarlyLearningLoss(4, 3, reduction="sum")(LOGITS[:0], nothing, nothing) == 0
     assert not loss.targets.any()

@@ -328,6 +328,16 @@ def test_training_goes_on_from_its_state_bit_for_bit(dtype):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+def test_a_record_is_dropped_where_another_state_is_loaded():
+    layer, other = layer_of(), layer_of()
+    other.load_weight(2 * layer.weight)
+    hidden, target = batch(4, 0)
+    Z(*layer.statistics(hidden, target), CLASSES).mean().backward()
+    layer.load_state_dict(other.state_dict())
+    layer.step()
+    assert torch.equal(layer.weight, other.weight) and int(layer.counter) == 0
+
+
 def test_a_copy_is_independent():
     layer = layer_of()
     twin = copy.deepcopy(layer)

@@ -96,6 +96,7 @@ def test_weights_follow_the_beta_distribution():
     [
         ("images", lambda: self_mix(torch.zeros(2, 1, 1, 4, 4), torch.ones(2, 1, 3))),
         ("images", lambda: self_mix(torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 3))),
+        ("images", lambda: self_mix(torch.zeros(2, 2, 1, 4, 4).byte(), torch.ones(2, 2, 3))),
         ("soft", lambda: self_mix(torch.zeros(2, 2, 1, 4, 4), torch.ones(2, 3, 3))),
         ("mode", lambda: self_mix(torch.zeros(2, 2, 1, 4, 4), torch.ones(2, 2, 3), mode="paste")),
         ("alpha", lambda: self_mix(torch.zeros(2, 2, 1, 4, 4), torch.ones(2, 2, 3), alpha=0.0)),

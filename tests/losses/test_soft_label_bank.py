@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -244,6 +245,26 @@ def test_a_missing_file_and_a_foreign_file_are_refused(images, tmp_path):
         SoftLabelBank.load(path)
 
 
+def test_what_is_said_about_the_tensors_may_be_damaged_too(images, tmp_path):
+    path = tmp_path / "bank.safetensors"
+    bank_of(images)[0].save(path)
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+    for change in ({"checksums": "[]"}, {"checksums": "{}"}, {"size": "5"}, {"num_classes": "six"}):
+        save_file(tensors, path, metadata=about | change)
+        with pytest.raises(ValueError, match=r"^path: .*bank\.safetensors.*expected"):
+            SoftLabelBank.load(path)
+
+
+def test_a_file_is_saved_in_an_existing_folder_only(images, tmp_path):
+    bank = bank_of(images)[0]
+    for path in (tmp_path / "none" / "bank.safetensors", tmp_path):
+        with pytest.raises(ValueError, match=r"^path: .* existing folder expected"):
+            bank.save(path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_image_with_one_crop_of_one_class():
     image = torch.rand(1, 1, 4, 4)
     bank = SoftLabelBank.build(lambda crops: crops.flatten(1)[:, :1], image, num_crops=1, k=1)
@@ -276,6 +297,7 @@ def build(**options):
         ("dataset", lambda: build(dataset=[])),
         ("dataset", lambda: build(dataset=IMAGES[0])),
         ("teacher", lambda: SoftLabelBank.build(lambda x: x, IMAGES, 2, 1)),
+        ("teacher", lambda: SoftLabelBank.build(lambda x: x.flatten(1) * torch.nan, IMAGES, 2, 1)),
         ("count", lambda: build().crops(IMAGES[0], 0, 5)),
         ("count", lambda: build().crops(IMAGES[0], 0, 0)),
         ("index", lambda: build().crops(IMAGES[0], 3, 1)),

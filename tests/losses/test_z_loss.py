@@ -249,6 +249,7 @@ O, Y = torch.zeros(2, 3), torch.tensor([0, 2])
         (lambda: z_loss(O, Y, a=math.nan), "a: nan given"),
         (lambda: z_loss(O, Y, b=math.inf), "b: inf given"),
         (lambda: z_loss(O, Y, eps=0.0), "eps: 0.0 given"),
+        (lambda: z_loss(O.long(), Y), "input: torch.int64 given"),
         (lambda: z_loss(O[:, :1], Y * 0), "input: 1 classes given"),
         (lambda: z_loss(O[:, :0], Y * 0), "input: 0 classes given"),
         (lambda: z_loss(O, torch.tensor([0, 3])), "target: 3 given, class indices from 0 to 2"),
@@ -265,6 +266,7 @@ O, Y = torch.zeros(2, 3), torch.tensor([0, 2])
         (lambda: taylor_softmax_loss(O, Y + 1), "target: 3 given"),
         (lambda: spherical_squared_loss(O, Y, "average"), "reduction: 'average' given"),
         (lambda: spherical_statistics(O, Y - 100), "target: -100 given"),
+        (lambda: spherical_statistics(O.int(), Y), "input: torch.int32 given"),
     ],
 )
 def test_bad_input_names_the_argument(call, message):

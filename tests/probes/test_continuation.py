@@ -10,6 +10,7 @@ from heterodox.probes.continuation import (
     RepetitionPenalty,
     greedy,
     nucleus_mask,
+    reader_of,
     sample,
 )
 from heterodox.training.seeding import seeded
@@ -72,6 +73,28 @@ def test_greedy_is_that_of_hugging_face():
     ones = torch.ones_like(contexts())
     expected = model.generate(contexts(), attention_mask=ones, **options)
     assert torch.equal(greedy(model, contexts(), 30), expected[:, 5:])
+
+
+@pytest.mark.parametrize("start", [1, 5])
+def test_a_model_of_hugging_face_without_a_cache_is_read_again(start):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.OpenAIGPTConfig(
+        vocab_size=13, n_positions=32, n_embd=16, n_layer=1, n_head=2
+    )
+    with seeded(1):
+        model = transformers.OpenAIGPTLMHeadModel(config).double().eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(8)
+    expected = greedy_by_reading_again(lambda x: model(x).logits, contexts(length=start), 12)
+    assert torch.equal(greedy(model, contexts(length=start), 12), expected)
+    reader = reader_of(model)
+    rows = torch.tensor([2, 0, 2, 1])
+    with torch.no_grad():
+        reader.next_logits(contexts())
+        reader.reorder(rows)
+        logits = reader.next_logits(rows[:, None])
+        whole = model(torch.cat((contexts()[rows], rows[:, None]), dim=1)).logits[:, -1]
+    torch.testing.assert_close(logits, whole)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +235,7 @@ def not_a_number(tokens):
         ("temperature", lambda m, x: sample(m, x, 3, temperature=0.0)),
         ("p", lambda m, x: nucleus_mask(torch.zeros(3), -0.1)),
         ("logits", lambda m, x: nucleus_mask(torch.tensor([torch.nan, 0.0]), 0.5)),
+        ("logits", lambda m, x: nucleus_mask(x, 0.5)),
         ("penalty", lambda m, x: RepetitionPenalty(0.0)),
         ("n", lambda m, x: NoRepeatNgram(0)),
     ],

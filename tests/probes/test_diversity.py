@@ -116,6 +116,7 @@ def test_self_bleu_of_identical_sequences_is_one_and_of_strangers_zero():
 def test_an_empty_sequence_has_no_self_bleu():
     sequences = [torch.tensor([], dtype=torch.int64), torch.tensor([1, 2]), torch.tensor([1, 2])]
     assert self_bleu(sequences, reduction="none")[0].item() == 0
+    assert self_bleu(sequences[:1] * 3, reduction="none").tolist() == [0, 0, 0]
 
 
 def test_the_entropy_of_the_uniform_distribution_is_the_log_of_its_size():
@@ -174,6 +175,7 @@ def test_the_divergence_is_zero_for_the_same_and_log_two_for_strangers():
         ("tokens", lambda x: repetition_rate(-1 - x, 2)),
         ("longest_period", lambda x: loop_rate(x, 4, 4)),
         ("tokens", lambda x: loop_rate(x)),
+        ("tokens", lambda x: loop_rate(x[:0], 4, 2)),
         ("sequences", lambda x: self_bleu(x[:1])),
         ("sequences", lambda x: self_bleu(x.float())),
         ("reduction", lambda x: self_bleu(x, reduction="sum")),
@@ -182,6 +184,7 @@ def test_the_divergence_is_zero_for_the_same_and_log_two_for_strangers():
         ("logits", lambda x: predictive_entropy(torch.tensor([[0.0, torch.inf]]))),
         ("logits", lambda x: predictive_entropy(torch.full((1, 2), -torch.inf))),
         ("logits", lambda x: predictive_entropy(torch.zeros(2, 0))),
+        ("logits", lambda x: predictive_entropy(x)),
         ("n", lambda x: ngram_divergence(x, x, 0)),
         ("other", lambda x: ngram_divergence(x, x[:, :1], 2)),
         ("tokens", lambda x: ngram_divergence(x[:0], x)),

@@ -131,7 +131,8 @@ def dense_machine(images: completion.Images, seed: int, epochs: int) -> Monotone
 
     batches = Shuffled((images.train, images.train_labels), 128, generator_for(seed, "order"))
     optimizer = torch.optim.Adam(machine.parameters(), lr=1e-2)
-    fit(machine, optimizer, batches, loss, steps=max(1, epochs * len(batches)), seed=seed)
+    if epochs:
+        fit(machine, optimizer, batches, loss, steps=epochs * len(batches), seed=seed)
     return machine
 
 

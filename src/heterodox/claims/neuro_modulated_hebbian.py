@@ -204,7 +204,7 @@ SIZES = (10, 50, 200)
 
 @paper.claim(
     name="nhl_is_ahead_of_tent_at_a_batch_of_50",
-    says="NHL is at least as good as Tent also with smaller batches.",
+    says="NHL stays ahead of Tent also with smaller batches.",
     reported="gains hold for smaller batches",
     metric="mean error over 5 corruptions [%]",
     expects=Beats("Tent, batch 50", arm="NHL, batch 50"),

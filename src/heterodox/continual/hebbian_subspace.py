@@ -18,10 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from heterodox.attention.softplus_blocks import without_autocast
+
 Quantization = tuple[int | float, int]
 """Scale and levels of lateral spiking neurons: y is one of 2 · levels + 1 numbers up to ± scale."""
 
 
+@torch.no_grad()
 def hebbian_subspace_update(
     weight: Float[Tensor, "units in_features"],
     x: Float[Tensor, "batch in_features"],
@@ -58,6 +61,8 @@ def hebbian_subspace_update(
         [1.0, 0.0]
     """
     _check_bank(weight, x, quantization)
+    if x.ndim != 2:
+        raise ValueError(f"x: shape {tuple(x.shape)} given, (batch, {weight.shape[1]}) expected")
     check_rule(lr, momentum, clamp)
     if velocity is None:
         velocity = torch.zeros_like(weight)
@@ -257,12 +262,13 @@ class HebbianSubspace(nn.Module):
         # What the frozen rows leave is the same in every iteration.
         if rest is not None:
             rest = rest.detach().reshape(-1, self.in_features).to(self.weight)
-        else:
-            rest = x - _respond(x, old, self.quantization) @ old if len(old) else x
-        for _ in range(self.iterations):
-            new, moving = _step(
-                new, x, rest, moving, self.lr, self.momentum, self.clamp, self.quantization
-            )
+        with without_autocast(x.device.type):
+            if rest is None:
+                rest = x - _respond(x, old, self.quantization) @ old if len(old) else x
+            for _ in range(self.iterations):
+                new, moving = _step(
+                    new, x, rest, moving, self.lr, self.momentum, self.clamp, self.quantization
+                )
         # Not in place: a backward pass that is to come may still need the frozen rows.
         self.weight = torch.cat((old, new))
         self.velocity = torch.cat((self.velocity[: self.num_frozen], moving))

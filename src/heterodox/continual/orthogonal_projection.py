@@ -68,7 +68,11 @@ class OrthogonalProjection:
             raise ValueError(
                 "model: no projected layers given, ProjectedLinear or ProjectedConv2d expected"
             )
+        # A model whose banks hold frozen rows, such as a loaded one, has tasks behind it.
         self.tasks_done = 0
+        if any(layer.subspace.num_frozen for layer in self.layers):
+            self.tasks_done = 1
+            self._freeze_vectors()
 
     def begin_task(
         self, units: int | list[int], *, generator: torch.Generator | None = None
@@ -111,15 +115,18 @@ class OrthogonalProjection:
             layer.subspace.freeze()
             layer.learning = False
         if self.tasks_done == 0:
-            for parameter in self.model.parameters():
-                if parameter.ndim < 2:
-                    parameter.requires_grad_(False)
-                    parameter.grad = None
-            for module in self.model.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-                    module.register_forward_pre_hook(_in_evaluation_mode)
+            self._freeze_vectors()
         self.tasks_done += 1
+
+    def _freeze_vectors(self) -> None:
+        for parameter in self.model.parameters():
+            if parameter.ndim < 2:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+        for module in self.model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+                module.register_forward_pre_hook(_in_evaluation_mode)
 
 
 def _projected_layers(model: nn.Module) -> Iterator[ProjectedLinear | ProjectedConv2d]:

@@ -41,14 +41,17 @@ class LinearWithTrace(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, trace: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(trace, weight)
+        ctx.dtype = x.dtype
         return F.linear(x, weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         trace, weight = ctx.saved_tensors
-        grad_weight = grad.reshape(-1, len(weight)).T @ trace.reshape(-1, weight.shape[1])
-        return grad @ weight, None, grad_weight
+        # Under autocast the gradient is in half precision, what was saved is not.
+        flat = trace.reshape(-1, weight.shape[1]).to(grad.dtype)
+        grad_weight = (grad.reshape(-1, len(weight)).T @ flat).to(weight.dtype)
+        return (grad @ weight.to(grad.dtype)).to(ctx.dtype), None, grad_weight
 
 
 class ProjectedLinear(nn.Linear):

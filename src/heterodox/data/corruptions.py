@@ -136,7 +136,7 @@ def corrupt(
         near = difflib.get_close_matches(str(kind), _KINDS, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"kind: {kind!r} given, one of {', '.join(_KINDS)} expected{hint}")
-    if severity not in range(1, 6):
+    if isinstance(severity, float) or severity not in range(1, 6):
         raise ValueError(f"severity: {severity!r} given, 1, 2, 3, 4 or 5 expected")
     _check(images)
     if images.numel() == 0:

@@ -61,11 +61,12 @@ def monotone_couplings(
 def shrinking(
     gram: Float[Tensor, "*blocks states states"], monotonicity: float
 ) -> Float[Tensor, "*blocks"]:
-    """min(√(1 − m) / ‖A_i‖₂, 1) from A_iᵀ A_i. Where that is not finite, as in a run that diverged,
-    it is 1, and what it multiplies shows it."""
+    """min(√(1 − m) / ‖A_i‖₂, 1) from A_iᵀ A_i; NaN where that is not finite, as in a run that
+    diverged."""
     # The largest eigenvalue; numbers that are not finite would end in an error of LAPACK.
     largest = torch.linalg.eigvalsh(gram.nan_to_num(0.0, 0.0, 0.0))[..., -1]
-    return math.sqrt(1 - monotonicity) / largest.clamp(min=1 - monotonicity).sqrt()
+    factor = math.sqrt(1 - monotonicity) / largest.clamp(min=1 - monotonicity).sqrt()
+    return factor.where(gram.isfinite().flatten(-2).all(-1), torch.nan)
 
 
 def check_monotonicity(monotonicity: float) -> None:

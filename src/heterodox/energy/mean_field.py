@@ -132,7 +132,8 @@ def check_observed(
     observed = held.any(2)
     if not torch.equal(held.all(2), observed):
         raise ValueError("mask: some states of a variable given as observed, all or none expected")
-    error = max(1e-4, 4 * torch.finfo(values.dtype).eps)
+    eps = torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
+    error = max(1e-4, 4 * eps)
     sums = values.sum(2)
     # Written so that NaN fails.
     fine = ((sums - 1).abs() <= error) & (values >= -error).all(2)

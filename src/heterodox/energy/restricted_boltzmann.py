@@ -126,7 +126,7 @@ class RestrictedBoltzmannMachine(nn.Module):
                 f"mask: shape {tuple(mask.shape)} given, "
                 f"{(len(observed), len(self.groups.states))} expected"
             )
-        held = mask[:, self.groups.variable]
+        held = (mask != 0)[:, self.groups.variable]
         for values, flags in zip(self.groups.split(observed), self.groups.split(held), strict=True):
             check_observed(values, flags)
 

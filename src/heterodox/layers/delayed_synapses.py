@@ -80,8 +80,11 @@ def hard_delay_kernel(
         [0.0, 2.0, 0.0]
     """
     _check_synapses(weight, delay, max_delay)
-    lags = torch.arange(max_delay, dtype=delay.dtype, device=weight.device)
-    at = lags == delay.detach().round().clamp(0, max_delay - 1)[..., None]
+    dtype = torch.promote_types(
+        delay.dtype, torch.float32
+    )  # bfloat16 tells no lags above 256 apart
+    lags = torch.arange(max_delay, dtype=dtype, device=weight.device)
+    at = lags == delay.detach().to(dtype).round().clamp(0, max_delay - 1)[..., None]
     return ((weight / (1 + EPS))[..., None] * at).sum(2)
 
 

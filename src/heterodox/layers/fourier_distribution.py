@@ -91,8 +91,8 @@ class FourierDistribution(Distribution):
         are recorded.
 
         Raises:
-            ValueError: a value is outside [-1, 1] or no number, if arguments are checked; unchecked
-                the density is 0 there.
+            ValueError: a value is outside [-1, 1] or no number, or values do not broadcast with the
+                batch shape, if arguments are checked; unchecked the density is 0 outside.
         """
         self._check_within("value", value, -1.0, 1.0)
         density = 0.5 + _sum_of_waves(self._c, value)
@@ -118,12 +118,15 @@ class FourierDistribution(Distribution):
         """The x with P(≤ x) = value, to 1e-6, by bisection; without gradients.
 
         Raises:
-            ValueError: a value is outside [0, 1] or no number, if arguments are checked.
+            ValueError: a value is outside [0, 1] or no number, or values do not broadcast with the
+                batch shape, if arguments are checked.
         """
         self._check_within("value", value, 0.0, 1.0)
         shape = torch.broadcast_shapes(value.shape, self.batch_shape)
-        low = value.new_full(shape, -1.0)
-        high = value.new_full(shape, 1.0)
+        # Half precision could not tell the last halves of an interval apart.
+        dtype = torch.promote_types(value.dtype, self.coefficients.real.dtype)
+        low = value.new_full(shape, -1.0, dtype=dtype)
+        high = value.new_full(shape, 1.0, dtype=dtype)
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
             below = self.cdf(middle) < value
@@ -158,7 +161,17 @@ class FourierDistribution(Distribution):
         return k, 1 - 2 * (k % 2)
 
     def _check_within(self, name: str, value: Tensor, low: float, high: float) -> None:
-        if self._validate_args and not ((value >= low) & (value <= high)).all():
+        if not self._validate_args:
+            return
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name}: {type(value).__name__} given, a tensor expected")
+        sizes = zip(reversed(value.shape), reversed(self.batch_shape), strict=False)
+        if any(1 not in pair and pair[0] != pair[1] for pair in sizes):
+            raise ValueError(
+                f"{name}: shape {tuple(value.shape)} given, one that broadcasts with the batch "
+                f"shape {tuple(self.batch_shape)} expected"
+            )
+        if not ((value >= low) & (value <= high)).all():
             raise ValueError(
                 f"{name}: from {value.min().item():g} to {value.max().item():g} given, "
                 f"numbers in [{low:g}, {high:g}] expected"

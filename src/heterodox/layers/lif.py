@@ -157,7 +157,8 @@ class LIF(nn.Module):
         to zero.
 
         Args:
-            leaky: its β, threshold and kind of reset are taken.
+            leaky: its β, threshold and kind of reset are taken, and whether gradients pass through
+                the reset, which `reset_delay` decides there.
             surrogate: see `LIF`; snnTorch's own are functions of another form.
 
         Raises:
@@ -186,6 +187,7 @@ class LIF(nn.Module):
             reset=leaky.reset_mechanism,
             decay_input=False,
             surrogate=surrogate,
+            detach_reset=bool(getattr(leaky, "reset_delay", True)),
         )
 
     def forward(
@@ -214,7 +216,7 @@ class LIF(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"tau={self.tau:g}, threshold={self.threshold:g}, reset={self.reset!r}, "
-            f"decay_input={self.decay_input}"
+            f"decay_input={self.decay_input}, "
             f"detach_reset={self.detach_reset}"
         )
 

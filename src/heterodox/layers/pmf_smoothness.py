@@ -27,7 +27,7 @@ def smoothness(pmf: Float[Tensor, "*batch bins"], max_sigma: int = 100) -> Float
         max_sigma: the last σ; 100 in the authors' code, and part of the definition.
 
     Raises:
-        ValueError: `pmf` has no bins, or `max_sigma` is no whole number from 1 on.
+        ValueError: `pmf` has no bins or is not real, or `max_sigma` is no whole number from 1 on.
 
     Example:
         >>> smoothness(torch.tensor([[0.25, 0.25, 0.25, 0.25], [1, 0, 0, 0]])).round(decimals=4)
@@ -35,6 +35,8 @@ def smoothness(pmf: Float[Tensor, "*batch bins"], max_sigma: int = 100) -> Float
     """
     if pmf.ndim == 0 or pmf.shape[-1] == 0:
         raise ValueError(f"pmf: shape {tuple(pmf.shape)} given, (..., bins) expected")
+    if not pmf.is_floating_point():
+        raise ValueError(f"pmf: {pmf.dtype} given, floating-point probabilities expected")
     if not isinstance(max_sigma, int) or max_sigma < 1:
         raise ValueError(f"max_sigma: {max_sigma} given, a positive whole number expected")
     if pmf.numel() == 0:

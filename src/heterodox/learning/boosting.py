@@ -15,6 +15,7 @@ Training takes T fits of O(n p J) an iteration, prediction one product of (n × 
 
 import copy
 import math
+import numbers
 from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
@@ -166,7 +167,7 @@ class _BoostedNetwork(BaseEstimator):
             ValueError: `n_steps` is not between 1 and the number of steps.
         """
         check_is_fitted(self)
-        if not 1 <= n_steps <= self.n_steps_:
+        if not isinstance(n_steps, numbers.Integral) or not 1 <= n_steps <= self.n_steps_:
             raise ValueError(f"n_steps: {n_steps} given, 1 to {self.n_steps_} expected")
         short = copy.copy(self)
         short.estimators_ = self.estimators_[:n_steps]
@@ -218,8 +219,9 @@ class _BoostedNetwork(BaseEstimator):
 
     def _check_parameters(self) -> None:
         for name in ("n_hidden", "hidden_per_step", "max_iter"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} given, a positive number expected")
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or value < 1:
+                raise ValueError(f"{name}: {value} given, a positive whole number expected")
         if self.n_hidden < self.hidden_per_step:
             raise ValueError(
                 f"n_hidden: {self.n_hidden} given, at least hidden_per_step = "
@@ -335,8 +337,9 @@ class BoostedNetworkClassifier(ClassifierMixin, _BoostedNetwork):
 class BoostedNetworkRegressor(MultiOutputMixin, RegressorMixin, _BoostedNetwork):
     """Regression by a boosted network, of one target or several, as an estimator of scikit-learn.
 
-    Arguments and attributes are those of `BoostedNetworkClassifier`, without classes. The target
-    needs no scaling, features do.
+    Arguments and attributes are those of `BoostedNetworkClassifier`, without classes. Features
+    should be standardised, and the target at least roughly: the tolerance of L-BFGS and the penalty
+    do not grow with it.
 
     Example:
         >>> from sklearn.datasets import load_diabetes

@@ -22,7 +22,11 @@ from torch import Tensor, nn
 from heterodox.layers.graph_conv import ConvFactory, graph_conv
 from heterodox.learning.best_weights import LayerHistory, Schedule
 from heterodox.learning.forward_links import ForwardLinkPredictor
-from heterodox.learning.graph_arguments import check_features, check_sizes
+from heterodox.learning.graph_arguments import (
+    check_features,
+    check_sizes,
+    check_training_dtype,
+)
 from heterodox.learning.graph_context import (
     add_virtual_nodes,
     append_labels,
@@ -186,6 +190,7 @@ class ForwardGNN(nn.Module):
         """
         schedule = Schedule(epochs, lr, weight_decay, patience, val_every)
         self._check(data, training=True)
+        check_training_dtype(data.x)
         generator = generator or torch.Generator().manual_seed(0)
         drawn = torch.randn(self.num_classes, self.in_channels, generator=generator)
         self.class_features.copy_(drawn)
@@ -193,7 +198,7 @@ class ForwardGNN(nn.Module):
         if val_mask is None:
             val_mask = torch.zeros_like(mask)
         train, val = mask.nonzero()[:, 0], val_mask.nonzero()[:, 0]
-        nodes = Nodes(data.y, train, val, self.num_classes)
+        nodes = Nodes(data.y.long(), train, val, self.num_classes)
         if self.method.startswith("ff"):
             wrong = wrong_labels(data.y, self.num_classes, self.num_negatives, generator=generator)
             contrast = self._views(data, torch.cat([data.y[None], wrong]), mask)

@@ -17,7 +17,12 @@ from torch import Tensor, nn
 from heterodox.layers.graph_conv import ConvFactory, graph_conv
 from heterodox.learning.best_weights import LayerHistory, Schedule, train_to_best
 from heterodox.learning.forward_forward import forward_forward_loss, goodness, row_normalize
-from heterodox.learning.graph_arguments import check_edges, check_features, check_sizes
+from heterodox.learning.graph_arguments import (
+    check_edges,
+    check_features,
+    check_sizes,
+    check_training_dtype,
+)
 from heterodox.learning.graph_context import link_logits
 from heterodox.learning.greedy_graph import stepper
 from heterodox.learning.local_graph_layer import LocalGraphLayer, Prepared
@@ -118,6 +123,7 @@ class ForwardLinkPredictor(nn.Module):
         for name, data in (("train_data", train_data), ("val_data", val_data)):
             if data is not None:
                 self._check(name, data, labelled=True)
+        check_training_dtype(train_data.x)
         if self.method == "sf-top-input":
             return self._fit_together(train_data, val_data, schedule)
         state = row_normalize(train_data.x)

@@ -28,6 +28,11 @@ def check_features(x: Tensor, edge_index: Tensor, in_channels: int) -> None:
         raise ValueError("x: values that are NaN or infinite given, finite values expected")
 
 
+def check_training_dtype(x: Tensor) -> None:
+    if x.dtype == torch.float16:  # where the ε of Adam is 0
+        raise ValueError("x: torch.float16 given, float32, float64 or bfloat16 expected to train")
+
+
 def check_graph(x: Tensor, edge_index: Tensor) -> None:
     if x.ndim != 2 or not x.is_floating_point():
         raise ValueError(

@@ -82,7 +82,7 @@ class PhysicalLayer(nn.Module):
         Raises:
             ValueError: a row has not `in_features` numbers.
         """
-        if x.shape[1] != self.in_features:
+        if x.ndim != 2 or x.shape[1] != self.in_features:
             raise ValueError(
                 f"x: shape {tuple(x.shape)} given, (batch, {self.in_features}) expected"
             )
@@ -313,7 +313,6 @@ class ProgrammableCavity(_Simulation):
     ) -> None:
         self.bits = bits
         super().__init__(in_features, out_features, noise=noise, seed=seed)
-        self._bound_coupling()
 
     def fresh_matrices(self, generator: torch.Generator) -> dict[str, Tensor]:
         scatterers = self.in_features * (2 if self.bits else 1)
@@ -321,7 +320,7 @@ class ProgrammableCavity(_Simulation):
         coupling = (coupling + coupling.transpose(0, 1)) / math.sqrt(2)
         coupling.diagonal(dim1=0, dim2=1).zero_()
         return {
-            "coupling": coupling,
+            "coupling": _bounded(coupling),
             "incoming": complex_gaussian(1, scatterers, generator),
             "receivers": complex_gaussian(self.out_features, scatterers, generator),
         }
@@ -329,16 +328,8 @@ class ProgrammableCavity(_Simulation):
     def drift(self, strength: float, *, generator: torch.Generator | None = None) -> None:
         super().drift(strength, generator=generator)
         if strength:
-            self._bound_coupling()
-
-    @torch.no_grad()
-    def _bound_coupling(self) -> None:
-        """The spectral radius of diag(α) C is at most max |α| times the largest singular value."""
-        coupling = self.get_buffer("coupling")
-        norm = torch.linalg.matrix_norm(torch.view_as_complex(coupling.double()), 2)
-        bound = SPECTRAL_RADIUS / max(abs(OFF), abs(ON))
-        # One scatterer has nothing to be coupled to.
-        coupling.mul_(torch.where(norm > 0, bound / norm, 1.0).to(coupling.dtype))
+            coupling = self.get_buffer("coupling")
+            coupling.copy_(_bounded(coupling))
 
     def simulate(
         self, x: Float[Tensor, "batch in_features"]
@@ -360,6 +351,16 @@ class ProgrammableCavity(_Simulation):
             return level
         code = (level > 0).to(x.dtype) + (level > 0.25) + (level > 0.75)
         return torch.stack([(code >= 2).to(x.dtype), code % 2], dim=2).flatten(1)
+
+
+def _bounded(
+    coupling: Float[Tensor, "scatterers scatterers parts"],
+) -> Float[Tensor, "scatterers scatterers parts"]:
+    """C of the norm that bounds the spectral radius of diag(α) C, which is at most max |α| ‖C‖₂."""
+    norm = torch.linalg.matrix_norm(torch.view_as_complex(coupling.double()), 2)
+    bound = SPECTRAL_RADIUS / max(abs(OFF), abs(ON))
+    # One scatterer has nothing to be coupled to.
+    return coupling * torch.where(norm > 0, bound / norm, 1.0).to(coupling.dtype)
 
 
 def complex_gaussian(

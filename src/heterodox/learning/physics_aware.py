@@ -155,6 +155,11 @@ class PhysicsAwareNetwork(PhysicalStack):
             z = _differentiable(self.physics[k], h)
         else:
             z = _differentiable(self.twin[k], h)
+            if z.shape != (len(h), self.sizes[k]):
+                raise ValueError(
+                    f"twin: shape {tuple(z.shape)} returned by number {k}, "
+                    f"{(len(h), self.sizes[k])} expected"
+                )
         if self.mode == "aware":
             with torch.no_grad():
                 correction = self.physics[k](h) - z

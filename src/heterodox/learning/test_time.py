@@ -19,6 +19,7 @@ convolutions of the first layer's size more, and a forward pass from the second 
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -176,6 +177,16 @@ class TestTimeAdapter(nn.Module):
         """As for any module, but the copy of the classifier stays in evaluation mode."""
         super().train(mode)
         self.model.eval()
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TestTimeAdapter":
+        """`to`, `cuda`, `double`: what the optimizer has gathered goes along with the weights."""
+        super()._apply(fn, recurse)
+        if self._optimizer is not None:
+            for kept in self._optimizer.state.values():
+                for name, value in kept.items():
+                    if name != "step":  # torch.optim keeps it on the CPU
+                        kept[name] = fn(value)
         return self
 
     @torch.no_grad()

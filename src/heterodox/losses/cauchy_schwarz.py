@@ -9,7 +9,7 @@ neither a Gaussian output nor a variational bound nor noise in the code is neede
 - `heterodox.losses.gaussian_kernels`: Gram matrices and the median width;
 - `heterodox.losses.cauchy_schwarz_divergences`: of two samples, of two conditional densities, and
   mutual information;
-- `heterodox.losses.row_blocks`: how memory stays linear in the batch;
+- `heterodox.losses.gaussian_row_sums`: how memory stays linear in the batch;
 - `heterodox.losses.cauchy_schwarz_objective`: both terms of the objective from shared matrices;
 - `heterodox.learning.cauchy_schwarz_regressor`: an estimator for scikit-learn.
 """

@@ -11,7 +11,8 @@ Yu, Yu, Løkse, Jenssen, Principe, "Cauchy-Schwarz Divergence Information Bottle
 ICLR 2024, arXiv 2404.17951. Natural logarithms; the authors' code takes them to base 2.
 
 Every estimate is a function of sums over the rows of Gram matrices, kept as logarithms. Time
-O(n² dim); memory O(n (n + dim)) up to a thousand rows, beyond it O(n dim), see `row_blocks`.
+O(n² dim); memory O(n (n + dim)) up to a thousand rows, beyond it O(n dim), see
+`gaussian_row_sums`.
 """
 
 import torch

@@ -68,8 +68,9 @@ def soft_cross_entropy(
             weight.
 
     Raises:
-        ValueError: shapes disagree, rows of `target` are no probabilities, `temperature` is not
-            positive, or `reduction` is none of the three.
+        ValueError: shapes disagree, rows of `target` are no probabilities, a weight is negative or
+            NaN (looked at on a CPU only), `temperature` is not positive, or `reduction` is none of
+            the three.
 
     Example:
         >>> logits, target = torch.zeros(2, 4), torch.full((2, 4), 0.25)
@@ -216,6 +217,10 @@ def _check(input: Tensor, temperature: int | float, weight: Tensor | None, reduc
     _check_temperature(temperature)
     if weight is not None and weight.shape != input.shape[:1]:
         raise ValueError(f"weight: shape {tuple(weight.shape)} given, ({len(input)},) expected")
+    if weight is not None and weight.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = weight[~(weight >= 0)]
+        if len(wrong):
+            raise ValueError(f"weight: {float(wrong[0])} given, numbers of at least 0 expected")
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: {reduction!r} given, 'mean', 'sum' or 'none' expected")
 

@@ -189,8 +189,8 @@ class EarlyLearningLoss(_Targets):
             logits are. float16 halves the memory.
 
     Raises:
-        ValueError: a number is out of range; when called, shapes disagree or an index is out of
-            range.
+        ValueError: a number is out of range; when called, shapes disagree, an index is out of
+            range, or, on a CPU, a label is no class.
 
     Example:
         >>> loss = EarlyLearningLoss(num_examples=50, num_classes=3)
@@ -208,9 +208,12 @@ class EarlyLearningLoss(_Targets):
             raise ValueError(
                 f"target: shape {tuple(target.shape)} given, {tuple(index.shape)} expected"
             )
+        # Before targets change: a batch that is refused leaves no trace.
+        _check_logits(input, self.targets)
+        _check_labels(target, self.targets.shape[1])
         rows = self._rows(input, index, self.clamp)
         logits = input.to(_computed_in(input))
-        loss = F.cross_entropy(logits, target, reduction=self.reduction)
+        loss = F.cross_entropy(logits, target.long(), reduction=self.reduction)
         if self.strength:
             regularizer = early_learning_regularizer(logits, rows, self.reduction, self.clamp)
             loss = loss + self.strength * regularizer
@@ -346,10 +349,26 @@ def _check_momentum(momentum: int | float) -> None:
         raise ValueError(f"momentum: {momentum} given, a number in [0, 1) expected")
 
 
-def _check_batch(input: Tensor, index: Tensor, targets: Tensor, check_indices: bool) -> None:
-    examples, classes = targets.shape
+def _check_logits(input: Tensor, targets: Tensor) -> None:
+    classes = targets.shape[1]
     if input.ndim != 2 or input.shape[1] != classes:
         raise ValueError(f"input: shape {tuple(input.shape)} given, (batch, {classes}) expected")
+
+
+def _check_labels(target: Tensor, classes: int) -> None:
+    if target.is_floating_point():
+        raise ValueError(f"target: {target.dtype} given, whole numbers expected")
+    if target.device.type != "cpu" or len(target) == 0 or torch.compiler.is_compiling():
+        return
+    low, high = (int(x) for x in target.aminmax())
+    if low < 0 or high >= classes:
+        wrong = low if low < 0 else high
+        raise ValueError(f"target: {wrong} given, a class in [0, {classes}) expected")
+
+
+def _check_batch(input: Tensor, index: Tensor, targets: Tensor, check_indices: bool) -> None:
+    examples = len(targets)
+    _check_logits(input, targets)
     if index.shape != input.shape[:1]:
         raise ValueError(
             f"index: shape {tuple(index.shape)} given, one for each of {len(input)} rows expected"

@@ -279,6 +279,11 @@ class FactoredSphericalLinear(nn.Module):
         self.counter.fill_(count)
         self.drift.fill_(drift)
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        # A record belongs to the weight that it was made with.
+        self._records.clear()
+        super()._load_from_state_dict(*args)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drops what has been recorded. An optimizer's `zero_grad` does not reach it."""
         self._records.clear()

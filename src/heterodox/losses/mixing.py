@@ -40,8 +40,8 @@ def self_mix(
         generator: on the CPU; None is torch's own.
 
     Raises:
-        ValueError: fewer than two crops, shapes that disagree, an unknown `mode`, or an `alpha`
-            that is not positive.
+        ValueError: fewer than two crops, images of whole numbers, shapes that disagree, an unknown
+            `mode`, or an `alpha` that is not positive.
 
     Example:
         >>> images, soft = torch.rand(8, 4, 3, 16, 16), torch.rand(8, 4, 10).softmax(-1)
@@ -54,6 +54,8 @@ def self_mix(
             f"images: shape {tuple(images.shape)} given, (batch, crops, channels, height, width) "
             "expected"
         )
+    if not images.is_floating_point():
+        raise ValueError(f"images: {images.dtype} given, floating-point numbers expected")
     batch, crops, _, height, width = images.shape
     if crops < 2:
         raise ValueError(f"images: {crops} crops of each image given, at least 2 expected")

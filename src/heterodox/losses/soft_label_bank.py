@@ -147,7 +147,10 @@ class SoftLabelBank:
                         f"teacher: logits of shape {tuple(logits.shape)} given, "
                         f"({num_crops}, classes) expected"
                     )
-                labels = compress_soft_labels((logits.float() / temperature).softmax(-1), k)
+                soft = (logits.float() / temperature).softmax(-1)
+                if bool(soft.isnan().any()):
+                    raise ValueError("teacher: NaN or infinite logits given, finite ones expected")
+                labels = compress_soft_labels(soft, k)
                 classes = labels.num_classes
                 stored = (boxes, flips, _as_integers(labels), labels.values.half())
                 for name, tensor in zip(parts, stored, strict=True):
@@ -283,7 +286,11 @@ class SoftLabelBank:
         return DrawnCrops(crops, soft, self.keep[place].to(images.device).float())
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file, all of it or nothing."""
+        """Writes a safetensors file, all of it or nothing.
+
+        Raises:
+            ValueError: there is no folder for it, or a folder of its name.
+        """
         tensors = {name: getattr(self, name) for name in TENSORS}
         write_soft_labels(Path(path), tensors, self.num_classes, self.size)
 

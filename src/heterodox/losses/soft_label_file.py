@@ -18,7 +18,13 @@ FORMAT = "heterodox soft labels 1"
 def write_soft_labels(
     path: Path, tensors: Mapping[str, Tensor], num_classes: int, size: tuple[int, int]
 ) -> None:
-    """Writes all of it or nothing: the file takes its name when it is complete."""
+    """Writes all of it or nothing: the file takes its name when it is complete.
+
+    Raises:
+        ValueError: there is no folder for it, or a folder of its name.
+    """
+    if not path.parent.is_dir() or path.is_dir():
+        raise ValueError(f"path: {str(path)!r} given, a file in an existing folder expected")
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     about = {
         "format": FORMAT,
@@ -54,7 +60,7 @@ def read_soft_labels(path: Path) -> dict[str, Any]:
                 raise ValueError(f"the checksum of {name} is wrong")
         height, width = json.loads(about["size"])
         return {**tensors, "num_classes": int(about["num_classes"]), "size": (height, width)}
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"path: {str(path)!r} given, an undamaged file of soft labels expected ({reason})"

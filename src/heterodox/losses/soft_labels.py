@@ -75,7 +75,8 @@ def recover_soft_labels(
             "renormalize" gives those nothing, "hard" gives everything to the largest entry.
 
     Raises:
-        ValueError: `how` is none of these, or shapes and classes of `soft_labels` do not fit.
+        ValueError: `how` is none of these, or shapes and classes of `soft_labels` do not fit; on a
+            CPU also an index that is no class.
 
     Example:
         >>> labels = compress_soft_labels(torch.tensor([[0.5, 0.3, 0.1, 0.1]]), k=2)
@@ -106,6 +107,11 @@ def filled_in(soft_labels: SoftLabels, how: str) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"soft_labels: {kept} entries a row given, from 1 to the {classes} classes expected"
         )
+    if indices.device.type == "cpu" and indices.numel() and not torch.compiler.is_compiling():
+        low, high = (int(x) for x in indices.aminmax())
+        if low < 0 or high >= classes:
+            wrong = low if low < 0 else high
+            raise ValueError(f"soft_labels: class {wrong} given, one in [0, {classes}) expected")
     nothing = torch.zeros_like(values[:, :1])
     if how == "renormalize":
         return values / values.sum(-1, keepdim=True), nothing

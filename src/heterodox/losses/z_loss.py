@@ -69,9 +69,9 @@ def z_loss(
         their gradient is 0. An output that is not finite gives NaN.
 
     Raises:
-        ValueError: `a` or `eps` is not positive, `b` is not finite, there are fewer than two
-            classes, shapes disagree, `reduction` is unknown, or a target is out of range (checked
-            on the CPU; on a GPU torch's own assertion fails).
+        ValueError: `a` or `eps` is not positive, `b` is not finite, logits are integers, there are
+            fewer than two classes, shapes disagree, `reduction` is unknown, or a target is out of
+            range (checked on the CPU; on a GPU torch's own assertion fails).
 
     Example:
         >>> z_loss(torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([0]))  # z = √1.5
@@ -164,7 +164,7 @@ def spherical_statistics(
     float16 and bfloat16 are summed in float32, and returned so.
 
     Raises:
-        ValueError: shapes disagree, or a target is out of range.
+        ValueError: logits are integers, shapes disagree, or a target is out of range.
 
     Example:
         >>> spherical_statistics(torch.tensor([[1.0, 0.0, -2.0]]), torch.tensor([2]))
@@ -288,6 +288,8 @@ def _prepared(
 ) -> tuple[Tensor, Int[Tensor, "*batch"], Bool[Tensor, "*batch"] | None]:
     """Logits with classes last in at least float32, indices to gather with, and which count."""
     _check_reduction(reduction)
+    if not input.is_floating_point():
+        raise ValueError(f"input: {input.dtype} given, floating-point logits expected")
     if not -input.dim() <= class_dim < max(input.dim(), 0):
         raise ValueError(
             f"input: shape {tuple(input.shape)} given, one with a dimension {class_dim} expected"

@@ -119,7 +119,8 @@ def nucleus_mask(
         p: mass that the nucleus reaches, in [0, 1]. 1 keeps every token, 0 the most probable one.
 
     Raises:
-        ValueError: `p` is out of range; or a row has NaN, +inf or nothing but −inf.
+        ValueError: `p` is out of range; logits are integers; or a row has NaN, +inf or nothing but
+            −inf.
 
     Example:
         >>> nucleus_mask(torch.tensor([0.2, 0.5, 0.3]).log(), 0.6)
@@ -219,8 +220,8 @@ def reader_of(model: Any) -> Reader:
     """What reads a sequence with this model, each token once if the model has a cache.
 
     A model offers one by `has_cache` and `incremental()`, as `DecoderLM` does with softmax
-    attention, or as Hugging Face's models do by `past_key_values`. Any other model is called with
-    the whole sequence for every token.
+    attention, or as Hugging Face's models do by `past_key_values`. Any other model, also one of
+    theirs that returns no cache, is called with the whole sequence for every token.
     """
     if getattr(model, "has_cache", False):
         reader: Reader = model.incremental()
@@ -262,16 +263,22 @@ class HuggingFaceReader:
         known = inspect.signature(model.forward).parameters
         self.cache_name = "cache" if "cache" in known else "past_key_values"
         self.cache: Any = None
+        self.read: Tensor | None = None  # of a model that returns no cache
 
     def next_logits(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch vocabulary"]:
         cache = {self.cache_name: self.cache, "use_cache": True}
+        if self.read is not None:
+            tokens = torch.cat((self.read, tokens), dim=1)
         output = self.model(**{self.name: tokens}, **self.inputs, **cache)
-        self.cache = getattr(output, self.cache_name)
+        self.cache = getattr(output, self.cache_name, None)
+        self.read = tokens if self.cache is None else None
         return output.logits[:, -1]
 
     def reorder(self, rows: Int[Tensor, "new_batch"]) -> None:
         if self.cache is not None:
             self.cache.reorder_cache(rows)
+        if self.read is not None:
+            self.read = self.read[rows]
 
 
 @torch.no_grad()

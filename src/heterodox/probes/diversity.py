@@ -75,7 +75,8 @@ def loop_rate(
         longest_period: tokens after which a loop must start again, below `window`.
 
     Raises:
-        ValueError: `longest_period` is not in [1, window), or rows are shorter than `window`.
+        ValueError: `longest_period` is not in [1, window), or rows are none or shorter than
+            `window`.
 
     Example:
         >>> loop_rate(torch.tensor([[9, 1, 2, 1, 2], [1, 2, 3, 4, 5]]), window=4, longest_period=2)
@@ -86,6 +87,8 @@ def loop_rate(
             f"longest_period: {longest_period} given, from 1 to below the window {window} expected"
         )
     check_tokens("tokens", tokens, at_least=window)
+    if len(tokens) == 0:
+        raise ValueError("tokens: no sequences given, at least one expected")
     last = tokens[:, -window:]
     loops = [(last[:, p:] == last[:, :-p]).all(1) for p in range(1, longest_period + 1)]
     return torch.stack(loops).any(0).float().mean()
@@ -123,7 +126,7 @@ def self_bleu(sequences: Corpus, max_n: int = 4, reduction: str = "mean") -> Flo
     device = rows[0].device
     lengths = torch.tensor([len(row) for row in rows], device=device)
     logs = torch.zeros(len(rows), dtype=torch.float64, device=device)
-    shares_a_token = torch.ones(len(rows), dtype=torch.bool, device=device)
+    shares_a_token = torch.zeros(len(rows), dtype=torch.bool, device=device)
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     for n, grams in enumerate(numbered_grams(padded, min(max_n, padded.shape[1])), start=1):
         matches = _clipped_by_the_others(grams, lengths - n + 1)
@@ -182,7 +185,8 @@ def predictive_entropy(logits: Float[Tensor, "*shape vocabulary"]) -> Float[Tens
     """Entropy of softmax(logits) in nats, along the last axis; −inf is a token without probability.
 
     Raises:
-        ValueError: there are no tokens, or a row holds NaN, +inf or nothing but −inf.
+        ValueError: there are no tokens, logits are integers, or a row holds NaN, +inf or nothing
+            but −inf.
 
     Example:
         >>> predictive_entropy(torch.tensor([[0.0, 0.0], [0.0, -torch.inf]]))
@@ -235,6 +239,8 @@ def check_logits(name: str, logits: Tensor) -> None:
         raise ValueError(
             f"{name}: shape {tuple(logits.shape)} given, tokens on the last axis expected"
         )
+    if not logits.is_floating_point():
+        raise ValueError(f"{name}: {logits.dtype} given, floating-point numbers expected")
     if logits.device.type == "meta" or torch.compiler.is_compiling():
         return
     if not bool(logits.amax(-1).isfinite().all()):

@@ -288,7 +288,7 @@ def quality(model: SpikingMLP, inputs: Tensor) -> tuple[float, float]:
     for layer, given in zip(model.layers, model.activations(inputs), strict=True):
         assert isinstance(layer, ProjectedLinear)
         rows, x = layer.subspace.frozen.double(), given.double()
-        if not x.any():
+        if not x.any() or not len(rows):
             continue  # a layer whose inputs never spike has nothing to learn
         responses = x @ rows.T
         kept = (responses @ rows).square().sum()
@@ -299,4 +299,4 @@ def quality(model: SpikingMLP, inputs: Tensor) -> tuple[float, float]:
         known = rows[energy > NEGLIGIBLE * energy.mean()]
         gram = known @ known.T - torch.eye(len(known), dtype=rows.dtype, device=rows.device)
         errors.append(gram.abs().max().item())
-    return min(shares), max(errors)
+    return min(shares, default=math.nan), max(errors, default=math.nan)

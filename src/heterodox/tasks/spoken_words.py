@@ -40,8 +40,8 @@ class SpokenWordsSettings:
     Args:
         epochs: passes over the training recordings.
         batch_size: recordings a step.
-        learning_rate: of weights at the start of the cycle; its peak is 5 times as high, and the
-            delays' rate 100 times.
+        learning_rate: of weights, a fifth of the peak of the cycle, which starts at a 25th of the
+            peak; the delays' rate is 100 times as high.
         hidden: neurons of each hidden layer, with learned delays; without, layers are wider, for
             the same number of learned parameters.
         layers: hidden layers.
