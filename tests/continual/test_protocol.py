@@ -150,6 +150,15 @@ def linear(classes: int = 3, features: int = 4) -> nn.Linear:
     return model
 
 
+def test_a_model_that_has_diverged_shows_in_its_springs():
+    model = linear()
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    springs = ElasticWeights(model, strength=1.0)
+    springs.end_task(draw(3, 4), torch.Generator().manual_seed(0))
+    assert springs.penalty().isnan()
+
+
 def test_springs_are_quadratic_around_every_tasks_end():
     model = linear()
     springs = ElasticWeights(model, strength=7.0)

@@ -78,7 +78,8 @@ class ElasticWeights:
         fisher = {name: torch.zeros_like(p) for name, p in parameters.items()}
         for x in inputs.split(1):
             scores = (logits or self.model)(x)
-            probabilities = scores.detach().softmax(-1).double().cpu()
+            # Of a run that has diverged any label will do: its Fisher information is NaN.
+            probabilities = scores.detach().softmax(-1).double().cpu().nan_to_num(1.0)
             label = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
             loss = F.cross_entropy(scores, label.to(scores.device))
             gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)

@@ -19,6 +19,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from heterodox.losses.targets import check_indices as check_label_dtype
+from heterodox.losses.targets import check_range
+
 CLAMP = 1e-4
 
 
@@ -134,9 +137,9 @@ class _Targets(nn.Module):
         momentum: int | float = 0.7,
         clamp: int | float = CLAMP,
         reduction: str = "mean",
-        check_indices: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        check_indices: bool = False,
     ) -> None:
         super().__init__()
         for name, given in {"num_examples": num_examples, "num_classes": num_classes}.items():
@@ -184,9 +187,9 @@ class EarlyLearningLoss(_Targets):
         momentum: β. 0.7 for CIFAR-10 with symmetric noise, 0.9 otherwise.
         clamp: see `early_learning_regularizer`.
         reduction: "mean", "sum" or "none".
-        check_indices: see `update_targets`.
         device, dtype: where targets are kept and in which type; the loss is computed where the
             logits are. float16 halves the memory.
+        check_indices: see `update_targets`.
 
     Raises:
         ValueError: a number is out of range; when called, shapes disagree, an index is out of
@@ -210,7 +213,8 @@ class EarlyLearningLoss(_Targets):
             )
         # Before targets change: a batch that is refused leaves no trace.
         _check_logits(input, self.targets)
-        _check_labels(target, self.targets.shape[1])
+        check_label_dtype(target)
+        check_range(target, self.targets.shape[1])
         rows = self._rows(input, index, self.clamp)
         logits = input.to(_computed_in(input))
         loss = F.cross_entropy(logits, target.long(), reduction=self.reduction)
@@ -228,8 +232,8 @@ class EarlyLearningPlusLoss(_Targets):
     mixed_targets, step)`.
 
     Args:
-        num_examples, num_classes, strength, momentum, clamp, reduction, check_indices, device,
-            dtype: as for `EarlyLearningLoss`.
+        num_examples, num_classes, strength, momentum, clamp, reduction, device, dtype,
+            check_indices: as for `EarlyLearningLoss`.
         rampup_steps: R, the steps over which the regulariser fades in (`sigmoid_rampup`); 0 for
             CIFAR-10 and 40 000 for CIFAR-100 in the authors' settings.
         reweight_labels: multiply the labels by the targets and divide by their sum, which the
@@ -255,9 +259,9 @@ class EarlyLearningPlusLoss(_Targets):
         reweight_labels: bool = False,
         clamp: int | float = CLAMP,
         reduction: str = "mean",
-        check_indices: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        check_indices: bool = False,
     ) -> None:
         if rampup_steps < 0:
             raise ValueError(
@@ -270,9 +274,9 @@ class EarlyLearningPlusLoss(_Targets):
             momentum,
             clamp,
             reduction,
-            check_indices,
             device,
             dtype,
+            check_indices,
         )
         self.rampup_steps = rampup_steps
         self.reweight_labels = reweight_labels
@@ -353,17 +357,6 @@ def _check_logits(input: Tensor, targets: Tensor) -> None:
     classes = targets.shape[1]
     if input.ndim != 2 or input.shape[1] != classes:
         raise ValueError(f"input: shape {tuple(input.shape)} given, (batch, {classes}) expected")
-
-
-def _check_labels(target: Tensor, classes: int) -> None:
-    if target.is_floating_point():
-        raise ValueError(f"target: {target.dtype} given, whole numbers expected")
-    if target.device.type != "cpu" or len(target) == 0 or torch.compiler.is_compiling():
-        return
-    low, high = (int(x) for x in target.aminmax())
-    if low < 0 or high >= classes:
-        wrong = low if low < 0 else high
-        raise ValueError(f"target: {wrong} given, a class in [0, {classes}) expected")
 
 
 def _check_batch(input: Tensor, index: Tensor, targets: Tensor, check_indices: bool) -> None:
