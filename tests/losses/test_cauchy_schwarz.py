@@ -209,6 +209,17 @@ def test_predictions_far_from_every_target_have_a_finite_loss_that_draws_them_ba
     assert far.isfinite() and far > 1e5
 
 
+def test_rows_far_from_all_others_keep_the_loss_and_its_gradient_finite():
+    for seed in range(30):
+        x = normal(16, 3, seed=seed, dtype=torch.float32)
+        x[::3] *= 3e4
+        x.requires_grad_()
+        y, t = (normal(16, d, seed=seed + d, dtype=torch.float32) for d in (1, 4))
+        loss = cauchy_schwarz_bottleneck(y + 0.1, y, x, t)
+        (gradient,) = torch.autograd.grad(loss, x)
+        assert loss.isfinite() and gradient.isfinite().all()
+
+
 def losses():
     x, y, p, t = normal(7, 3), normal(7, 2, seed=1), normal(7, 2, seed=2), normal(7, 4, seed=3)
     plain = CauchySchwarzBottleneckLoss(0.3, 1.2, 0.9, 0.8)

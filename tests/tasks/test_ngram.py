@@ -32,6 +32,18 @@ def test_it_learns(words, loss):
     assert len(seconds) == 3 and 0 < seconds[0] < seconds[1] < seconds[2]
 
 
+def test_a_vocabulary_of_thirty_thousand_words_is_trained_exactly():
+    words = load_text("python-stdlib").encode("word", None)
+    assert words.vocabulary_size >= 30_000
+    run = train(Z, text=words, settings=replace(TINY, steps=3, evaluations=1, evaluation_words=50))
+    output = run.model.output
+    assert output.num_classes == words.vocabulary_size and int(output.counter) == 3
+    assert output.check() < 1e-4
+    twin = FactoredSphericalLinear(output.in_features, output.num_classes, 1.0)
+    twin.load_state_dict(output.state_dict())
+    assert torch.equal(twin.weight, output.weight)
+
+
 def test_losses_start_from_the_same_weights_and_see_the_same_words(words):
     seen = {}
 

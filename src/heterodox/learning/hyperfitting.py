@@ -65,7 +65,7 @@ def hyperfit(
             are reported to work.
         epochs: 20 in the paper, 30 in the released code.
         lr: constant; 1e-6 in the paper for models of a billion parameters, 5e-6 in the released
-            code. A small model needs much more, about a third of its peak rate in pre-training.
+            code. A small model needs much more, from a third of its peak rate in pre-training on.
         batch_size: at most this many sequences a step; 8 in the paper. An incomplete last batch is
             left out, another one each epoch.
         target_loss: stop after the first epoch whose mean loss is not above it; 0.1 is a sign that

@@ -113,6 +113,9 @@ class _Grams:
     def __init__(self, points: Sequence[Tensor], pairs: Pairs, rows: slice) -> None:
         self.own = [a == b for a, b in pairs]
         self.distances = [half_distances(points[a][rows], points[b]) for a, b in pairs]
+        for distances, own in zip(self.distances, self.own, strict=True):
+            if own:  # squares cancel: far from the mean a row's distance to itself is not 0
+                distances.diagonal(rows.start).zero_()
         self.grams = [
             distances.neg().exp() if own else distances
             for distances, own in zip(self.distances, self.own, strict=True)
