@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function
 
-from heterodox.attention.softplus_blocks import without_autocast
+from heterodox.autocast import without_autocast
 
 # Rows (positions of all heads) in a segment: on a CPU what its caches hold, on a GPU all that is
 # needed to keep it busy.

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heterodox.attention.delta_chunks import chunked_delta_rule, in_chunks
-from heterodox.attention.softplus_blocks import without_autocast
+from heterodox.autocast import without_autocast
 
 CPU_CHUNK, GPU_CHUNK = 32, 64
 

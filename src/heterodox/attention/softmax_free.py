@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import Function
 
 from heterodox.attention.arguments import check_heads, check_layer_input
-from heterodox.attention.softplus_blocks import without_autocast
+from heterodox.autocast import without_autocast
 
 INVERSES = ("newton", "cholesky")
 

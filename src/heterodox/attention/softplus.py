@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from heterodox.attention.arguments import check_heads, check_layer_input
 from heterodox.attention.position import apply_rotary
-from heterodox.attention.softplus_blocks import SoftplusBlocks, without_autocast
+from heterodox.attention.softplus_blocks import SoftplusBlocks
+from heterodox.autocast import without_autocast
 
 # Above this logit exp overflows float32, and a slower softplus takes over.
 LARGEST_EXPONENT = 80.0

@@ -18,7 +18,6 @@ instead of storing it. With g_i = ∂L/∂o_i and D_i = g_i · o_i,
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,16 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function
 
+from heterodox.autocast import without_autocast
+
 # Numbers in a block: on a CPU what its caches hold, on a GPU enough to keep it busy.
 CPU_BLOCK, GPU_BLOCK = 2**20, 2**26
 MIN_ROWS, MAX_ROWS = 64, 256
 LOG2_E = math.log2(math.e)
-
-
-def without_autocast(device: str) -> AbstractContextManager[None]:
-    """Turns autocast off, also where there is none to turn off, as on "meta"."""
-    known = torch.amp.is_autocast_available(device)
-    return torch.autocast(device, enabled=False) if known else nullcontext()
 
 
 class Block(NamedTuple):

@@ -410,8 +410,8 @@ def students(seed: int, scale: Scale, device: str) -> dict[str, Measurement]:
     Students (19 000 parameters) see four of them a step for 15 epochs: the same crops in every arm,
     each with the better of two learning rates. Without a number T_L is the quantile 0.15 of the
     confidences. Online distillation asks the teacher about the same crops, at temperature 4.
-    Mixtures are mixup in half of the steps and cutmix in the other. Time is the processor's, of steps
-    alone; that of making the bank, in which the teacher sees 16 crops an image, is not in it.
+    Mixtures are mixup in half of the steps and cutmix in the other. Time is the processor's, of
+    steps alone; that of making the bank, in which the teacher sees 16 crops an image, is not in it.
 
     Differs from the paper: ImageNet, ResNet-50 and 300 epochs there. Thresholds, smoothing and the
     form of SelfMix are a reconstruction.

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from heterodox.attention.softplus_blocks import without_autocast
+from heterodox.autocast import without_autocast
 
 Quantization = tuple[int | float, int]
 """Scale and levels of lateral spiking neurons: y is one of 2 · levels + 1 numbers up to ± scale."""

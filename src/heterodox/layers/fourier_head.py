@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+from heterodox.autocast import without_autocast
 from heterodox.layers.fourier_distribution import FourierDistribution
 from heterodox.layers.fourier_series import (
     EPS,
@@ -31,7 +32,6 @@ from heterodox.layers.fourier_series import (
     fourier_penalty,
     logits_of_waves,
     waves,
-    without_autocast,
 )
 from heterodox.layers.pmf_smoothness import smoothness
 

@@ -15,11 +15,12 @@ bins, O(m log m). No tensor of size (batch, m, N) is stored.
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
+
+from heterodox.autocast import without_autocast
 
 EPS = 1e-5
 
@@ -242,12 +243,6 @@ def normalised(
     """c_k / c_0 for k from 1 on; 0 where c_0 is."""
     c0 = coefficients[..., :1].real
     return coefficients[..., 1:] / torch.where(c0 == 0, 1, c0)
-
-
-def without_autocast(device: str) -> AbstractContextManager[None]:
-    """Turns autocast off, also where there is none to turn off, as on "meta"."""
-    known = torch.amp.is_autocast_available(device)
-    return torch.autocast(device, enabled=False) if known else nullcontext()
 
 
 def check_bins(name: str, bins: int) -> None:

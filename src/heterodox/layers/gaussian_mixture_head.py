@@ -14,13 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from heterodox.layers.fourier_series import (
-    EPS,
-    bin_centres,
-    check_bins,
-    check_eps,
-    without_autocast,
-)
+from heterodox.autocast import without_autocast
+from heterodox.layers.fourier_series import EPS, bin_centres, check_bins, check_eps
 
 
 class GaussianMixtureHead(nn.Module):

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heterodox.layers.fourier_series import widest_dtype, without_autocast
+from heterodox.autocast import without_autocast
+from heterodox.layers.fourier_series import widest_dtype
 
 
 def smoothness(pmf: Float[Tensor, "*batch bins"], max_sigma: int = 100) -> Float[Tensor, "*batch"]:

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from heterodox.attention.softplus_blocks import without_autocast
+from heterodox.autocast import without_autocast
 
 # Added to the largest change: a layer without any stays as it is.
 EPS = 1e-30

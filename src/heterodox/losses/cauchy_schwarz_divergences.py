@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from heterodox.autocast import without_autocast
 from heterodox.losses.gaussian_kernels import (
     Bandwidth,
     as_rows,
@@ -28,7 +29,7 @@ from heterodox.losses.gaussian_kernels import (
     result_dtype,
     scaled,
 )
-from heterodox.losses.gaussian_row_sums import Pairs, Products, log_row_sums, without_autocast
+from heterodox.losses.gaussian_row_sums import Pairs, Products, log_row_sums
 
 # Of x, target and input: K, L₁, L₂ and L₂₁; and the products K, K L₁, K L₂ and K L₂₁.
 CONDITIONAL_PAIRS: Pairs = ((0, 0), (1, 1), (2, 2), (2, 1))

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from heterodox.autocast import without_autocast
 from heterodox.losses.cauchy_schwarz_divergences import (
     CONDITIONAL_PAIRS,
     CONDITIONAL_PRODUCTS,
@@ -32,7 +33,7 @@ from heterodox.losses.gaussian_kernels import (
     result_dtype,
     scaled,
 )
-from heterodox.losses.gaussian_row_sums import log_row_sums, without_autocast
+from heterodox.losses.gaussian_row_sums import log_row_sums
 
 # Of a larger batch the median distance is that of so many rows, evenly spaced.
 MEDIAN_ROWS = 1024

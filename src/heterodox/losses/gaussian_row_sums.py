@@ -11,7 +11,6 @@ are few they are kept. Second derivatives are not implemented.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -54,12 +53,6 @@ def log_row_sums(
         raise ValueError(f"block_size: {block_size} given, a positive number or None expected")
     size = block_size or max(1, ENTRIES // max(1, len(points[pairs[0][1]])))
     return _LogRowSums.apply(pairs, products, size, *points)
-
-
-def without_autocast(device: str) -> AbstractContextManager[None]:
-    """Turns autocast off: differences of squares would drown in half precision."""
-    known = torch.amp.is_autocast_available(device)
-    return torch.autocast(device, enabled=False) if known else nullcontext()
 
 
 class _LogRowSums(Function):

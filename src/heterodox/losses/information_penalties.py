@@ -15,6 +15,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
+from heterodox.autocast import without_autocast
 from heterodox.losses.gaussian_kernels import (
     Bandwidth,
     as_rows,
@@ -24,7 +25,7 @@ from heterodox.losses.gaussian_kernels import (
     result_dtype,
     scaled,
 )
-from heterodox.losses.gaussian_row_sums import log_row_sums, without_autocast
+from heterodox.losses.gaussian_row_sums import log_row_sums
 
 
 def variational_information(
