@@ -34,7 +34,7 @@ SEVERITY = 5
 # images that no claim looks at: see results/tuning. The Hebbian step of NHL has the rate that is
 # best for it alone, so that each arm has one rate to choose.
 RATES = (1e-4, 1e-3, 1e-2)
-RATE = {"Tent": 1e-3, "Hebbian only": 1e-4, "NHL, first norm": 1e-3, "NHL": 1e-3}
+RATE = {"Tent": 1e-3, "Hebbian only": 1e-4, "NHL, first norm": 0.01, "NHL": 1e-3}
 
 BEFORE, AFTER = "before the step", "after the step"
 
