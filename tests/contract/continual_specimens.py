@@ -78,6 +78,7 @@ SPECIMENS = (
         bank_and_inputs,
         call=learned,
         batch="none",
+        limits={"backward": "a local rule, outside of autograd"},
         bad=(
             ("x", lambda c, x: c(x[0], x[1][:, :1], lr=0.1)),
             ("lr", lambda c, x: c(*x, lr=0.0)),
