@@ -1,14 +1,13 @@
 """Test-time adaptation: one batch of images, adapted to and classified; and its Hebbian update."""
 
 import functools
-import re
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heterodox.bench.workload import Case, Target, Workload
+from heterodox.bench.workload import Case, Target, Workload, check_sizes
 from heterodox.learning.test_time import NeuroModulatedAdapter
 from heterodox.models.vision import ConvNet
 from heterodox.training.seeding import seeded
@@ -100,12 +99,7 @@ def update_cases(sizes: Sequence[str]) -> list[Case]:
     Raises:
         ValueError: a size is not of the form 200x3x32x16.
     """
-    for size in sizes:
-        if not re.fullmatch(r"([1-9]\d*x){3}[1-9]\d*", size):
-            raise ValueError(
-                f"sizes: {size!r} given, images x channels x side x filters such as 200x3x32x16 "
-                "expected"
-            )
+    check_sizes(sizes, "images x channels x side x filters", "200x3x32x16")
     return [Case(size, "forward") for size in sizes]
 
 

@@ -1,7 +1,6 @@
 """The attention SVM: this library's solvers against a modelling package with general ones."""
 
 import itertools
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from heterodox.bench.workload import Case, Workload
+from heterodox.bench.workload import Case, Workload, check_sizes
 from heterodox.probes.attention_svm import solve_attention_svm
 
 NORMS = {"frobenius": "fro", "nuclear": "nuc"}
@@ -36,11 +35,7 @@ def cases(sizes: Sequence[str]) -> list[Case]:
     Raises:
         ValueError: a size is not of the form 6x8x10.
     """
-    for size in sizes:
-        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", size):
-            raise ValueError(
-                f"sizes: {size!r} given, sequences x tokens x dimensions such as 6x8x10 expected"
-            )
+    check_sizes(sizes, "sequences x tokens x dimensions", "6x8x10")
     return [Case(size, "solve", norm) for size, norm in itertools.product(sizes, NORMS)]
 
 

@@ -1,13 +1,12 @@
 """A training step of a spiking network with and without Hebbian orthogonal projection."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.optim import SGD
 
-from heterodox.bench.workload import Case, Target, Workload
+from heterodox.bench.workload import Case, Target, Workload, check_sizes
 from heterodox.continual.orthogonal_projection import OrthogonalProjection
 from heterodox.continual.spiking_mlp import SpikingMLP
 
@@ -34,11 +33,7 @@ def cases(sizes: Sequence[str]) -> list[Case]:
     Raises:
         ValueError: a size is not of the form 64x784x200.
     """
-    for size in sizes:
-        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", size):
-            raise ValueError(
-                f"sizes: {size!r} given, batch x inputs x hidden such as 64x784x200 expected"
-            )
+    check_sizes(sizes, "batch x inputs x hidden", "64x784x200")
     return [Case(size, "step") for size in sizes]
 
 

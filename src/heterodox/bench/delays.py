@@ -1,6 +1,5 @@
 """Synapses with delays: a delayed layer, the linear layer in its place, and the authors' own."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heterodox.bench.workload import Case, Workload
+from heterodox.bench.workload import Case, Workload, check_sizes
 from heterodox.layers.delays import DelayedLinear
 
 
@@ -31,12 +30,7 @@ def cases(sizes: Sequence[str]) -> list[Case]:
     Raises:
         ValueError: a size is not of the form 100x128x140x256x25.
     """
-    for size in sizes:
-        if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){4}", size):
-            raise ValueError(
-                f"sizes: {size!r} given, time x batch x inputs x outputs x lags such as "
-                "100x128x140x256x25 expected"
-            )
+    check_sizes(sizes, "time x batch x inputs x outputs x lags", "100x128x140x256x25")
     return [Case(size, passes) for size in sizes for passes in ("forward", "forward and backward")]
 
 

@@ -1,7 +1,6 @@
 """Generation: continuing contexts with a cache of keys and values, and reading them again."""
 
 import functools
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from heterodox.bench.workload import Case, Target, Workload
+from heterodox.bench.workload import Case, Target, Workload, check_sizes
 from heterodox.models.transformer import DecoderLM
 from heterodox.probes.decoding import beam_search
 from heterodox.probes.generation import greedy
@@ -41,9 +40,7 @@ def cases(sizes: Sequence[str]) -> list[Case]:
     Raises:
         ValueError: a size is not of the form 32x96.
     """
-    for size in sizes:
-        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", size):
-            raise ValueError(f"sizes: {size!r} given, contexts x tokens such as 32x96 expected")
+    check_sizes(sizes, "contexts x tokens", "32x96")
     return [Case(size, rule) for size in sizes for rule in ("greedy", f"beam {BEAM}")]
 
 

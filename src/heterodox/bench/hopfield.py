@@ -1,12 +1,11 @@
 """Parallel updates of a Hopfield network: by factors, and by the matrix of couplings."""
 
-import re
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from heterodox.bench.workload import Case, Target, Workload
+from heterodox.bench.workload import Case, Target, Workload, check_sizes
 from heterodox.energy.multitasking_hopfield import MultitaskingHopfield
 from heterodox.energy.sampling import sample_spins
 
@@ -37,11 +36,7 @@ def cases(sizes: Sequence[str]) -> list[Case]:
     Raises:
         ValueError: a size is not of the form 4000x60x8.
     """
-    for size in sizes:
-        if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2}", size):
-            raise ValueError(
-                f"sizes: {size!r} given, neurons x rows x replicas such as 4000x60x8 expected"
-            )
+    check_sizes(sizes, "neurons x rows x replicas", "4000x60x8")
     return [Case(size, f"{STEPS} steps") for size in sizes]
 
 

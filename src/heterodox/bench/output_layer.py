@@ -1,6 +1,5 @@
 """Output layers over very many classes: a step of training, forward, backward and update."""
 
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -8,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heterodox.bench.workload import Case, Target, Workload
+from heterodox.bench.workload import Case, Target, Workload, check_sizes
 from heterodox.losses.factored_spherical import FactoredSphericalLinear
 from heterodox.losses.sampled_softmax import SampledSoftmaxLinear
 from heterodox.losses.z_loss import ZLoss
@@ -42,9 +41,7 @@ def cases(sizes: Sequence[str]) -> list[Case]:
     Raises:
         ValueError: a size is not of the form 20000x128.
     """
-    for size in sizes:
-        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", size):
-            raise ValueError(f"sizes: {size!r} given, classes x width such as 20000x128 expected")
+    check_sizes(sizes, "classes x width", "20000x128")
     return [Case(size, "step") for size in sizes]
 
 

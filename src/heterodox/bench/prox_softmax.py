@@ -1,6 +1,5 @@
 """The softmax with a step size: one Newton iteration for everything, and nested loops."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heterodox.bench.workload import Case, Target, Workload
+from heterodox.bench.workload import Case, Target, Workload, check_sizes
 
 ALPHA, TOLERANCE = 0.125, 1e-5
 TARGETS = (Target("prox-softmax", "time", "128x20x28x28", "forward", 0.1),)
@@ -34,12 +33,7 @@ def cases(sizes: Sequence[str]) -> list[Case]:
     Raises:
         ValueError: a size is not of the form 128x20x28x28.
     """
-    for size in sizes:
-        if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", size):
-            raise ValueError(
-                f"sizes: {size!r} given, batch x states x height x width such as 128x20x28x28 "
-                "expected"
-            )
+    check_sizes(sizes, "batch x states x height x width", "128x20x28x28")
     return [Case(size, passes) for size in sizes for passes in ("forward", "forward and backward")]
 
 

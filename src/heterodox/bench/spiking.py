@@ -1,13 +1,12 @@
 """Layers of leaky integrate-and-fire neurons over all time steps."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from heterodox.bench.workload import Case, Workload
+from heterodox.bench.workload import Case, Workload, check_sizes
 from heterodox.layers.spiking import LIF, ATanSurrogate
 
 TAU, ALPHA = 2.0, 2.0
@@ -33,11 +32,7 @@ def cases(sizes: Sequence[str]) -> list[Case]:
     Raises:
         ValueError: a size is not of the form 100x128x256.
     """
-    for size in sizes:
-        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", size):
-            raise ValueError(
-                f"sizes: {size!r} given, time x batch x neurons such as 100x128x256 expected"
-            )
+    check_sizes(sizes, "time x batch x neurons", "100x128x256")
     return [Case(size, passes) for size in sizes for passes in ("forward", "forward and backward")]
 
 

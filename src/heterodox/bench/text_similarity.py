@@ -1,6 +1,5 @@
 """Similarities within a set of texts: counted for all at once, and pair by pair."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from heterodox.bench.workload import Case, Target, Workload
+from heterodox.bench.workload import Case, Target, Workload, check_sizes
 from heterodox.probes.generation import self_bleu
 from heterodox.probes.text_similarity import bleu, chrf, chrf_matrix
 
@@ -37,9 +36,7 @@ def cases(sizes: Sequence[str]) -> list[Case]:
     Raises:
         ValueError: a size is not of the form 128x96.
     """
-    for size in sizes:
-        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", size):
-            raise ValueError(f"sizes: {size!r} given, texts x tokens such as 128x96 expected")
+    check_sizes(sizes, "texts x tokens", "128x96")
     return [Case(size, measure) for size in sizes for measure in (SELF_BLEU, CHRF)]
 
 

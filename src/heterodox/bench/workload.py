@@ -1,5 +1,6 @@
 """What a slot's benchmark is made of: the cases, how a contestant is put to work, the targets."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -79,3 +80,23 @@ class Workload:
     cases: Callable[[Sequence[str]], list[Case]]
     prepare: Callable[[Callable[..., Any], Case, str], Callable[[], object]]
     targets: tuple[Target, ...] = ()
+
+
+def check_sizes(sizes: Sequence[str], form: str, example: str) -> None:
+    """Raises ValueError unless every size is as many positive numbers as the form has words.
+
+    Args:
+        sizes: as on the command line.
+        form: what the numbers are, such as "batch x classes".
+        example: a size that will do.
+
+    Example:
+        >>> check_sizes(["128x10"], "batch x classes", "64x100")
+        >>> check_sizes(["128"], "batch x classes", "64x100")
+        Traceback (most recent call last):
+        ValueError: sizes: '128' given, batch x classes such as 64x100 expected
+    """
+    pattern = "x".join([r"[1-9]\d*"] * len(form.split(" x ")))
+    for size in sizes:
+        if not re.fullmatch(pattern, size):
+            raise ValueError(f"sizes: {size!r} given, {form} such as {example} expected")
