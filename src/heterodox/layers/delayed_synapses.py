@@ -80,9 +80,8 @@ def hard_delay_kernel(
         [0.0, 2.0, 0.0]
     """
     _check_synapses(weight, delay, max_delay)
-    dtype = torch.promote_types(
-        delay.dtype, torch.float32
-    )  # bfloat16 tells no lags above 256 apart
+    # bfloat16 cannot tell lags above 256 apart.
+    dtype = torch.promote_types(delay.dtype, torch.float32)
     lags = torch.arange(max_delay, dtype=dtype, device=weight.device)
     at = lags == delay.detach().to(dtype).round().clamp(0, max_delay - 1)[..., None]
     return ((weight / (1 + EPS))[..., None] * at).sum(2)
